@@ -1,0 +1,4 @@
+//! `linkrouterd`: a link-routing AMQP 1.0 daemon, compatible with `qdrouterd`.
+#![forbid(unsafe_code)]
+
+pub mod router;

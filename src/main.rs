@@ -1,0 +1,2 @@
+//! The `linkrouterd` binary.
+fn main() {}

@@ -1,0 +1,171 @@
+//! What the router is told at start: the settings of listeners, connectors and routes, already checked.
+//!
+//! `daemon::build` makes them from the configuration; nothing here knows the file's dialects.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Index of a listener in [`RouterSettings::listeners`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerId(pub usize);
+
+/// Index of a connector in [`RouterSettings::connectors`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnectorId(pub usize);
+
+/// A value that never shows itself in a log or a debug print.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret<T>(T);
+
+impl<T> Secret<T> {
+    /// Wraps a value.
+    pub const fn new(value: T) -> Self {
+        Secret(value)
+    }
+
+    /// The value itself: only where it is used, never where it is shown.
+    pub const fn expose(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> fmt::Debug for Secret<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<hidden>")
+    }
+}
+
+/// Which way messages flow on a routed link, seen from the device (qdrouterd: `direction`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// The device sends: the target address decides.
+    In,
+    /// The device receives: the source address decides.
+    Out,
+}
+
+/// The bounds announced to one peer and enforced on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerLimits {
+    /// Largest frame we accept, in bytes; at least 512 (AMQP 1.0 part 2, §2.7.1).
+    pub max_frame_size: u32,
+    /// Highest channel number the peer may use.
+    pub channel_max: u16,
+    /// Session incoming-window in frames; `None` chooses the side's default (`endpoint::limits`).
+    pub incoming_window: Option<u32>,
+    /// A peer that is silent for this long is gone; half of it is announced. `None` never expires.
+    pub idle_timeout: Option<Duration>,
+}
+
+/// One `listener` section.
+#[derive(Clone, Debug)]
+pub struct ListenerSettings {
+    /// Its name, `listener/HOST:PORT` when the file gives none.
+    pub name: String,
+    /// `HOST:PORT` as configured, for log lines.
+    pub address: String,
+    /// Bounds towards devices.
+    pub limits: PeerLimits,
+    /// The peer's open must be here this long after the accept; zero means never (qdrouterd's old default).
+    pub handshake_timeout: Duration,
+    /// SASL mechanisms offered, in order. Known: `ANONYMOUS`, `MSSBCBS`.
+    pub sasl_mechanisms: Vec<String>,
+}
+
+/// When a connector dials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectorRole {
+    /// At the first attach that needs it (0.6 `on-demand`); closed again after a while without devices.
+    OnDemand,
+    /// At start, and again after each loss (`route-container`, `normal`).
+    Persistent,
+}
+
+/// One `connector` section.
+#[derive(Clone, Debug)]
+pub struct ConnectorSettings {
+    /// Its name, `connector/HOST:PORT` when the file gives none.
+    pub name: String,
+    /// `HOST:PORT` as configured, for log lines.
+    pub address: String,
+    /// `open.hostname`: the host as configured.
+    pub hostname: String,
+    /// When to dial.
+    pub role: ConnectorRole,
+    /// The role's name as the file spells it, for log lines.
+    pub role_name: String,
+    /// Bounds towards the hub.
+    pub limits: PeerLimits,
+    /// SASL mechanisms allowed, in order of the file; empty allows every one that we know.
+    pub sasl_mechanisms: Vec<String>,
+    /// `saslUsername`.
+    pub sasl_username: Option<String>,
+    /// `saslPassword`, resolved.
+    pub sasl_password: Option<Secret<String>>,
+    /// Whether a client certificate is configured (EXTERNAL may be chosen).
+    pub has_client_certificate: bool,
+    /// TCP, TLS, SASL and open together may take this long.
+    pub dial_timeout: Duration,
+}
+
+/// How a route matches an address (qdrouterd: `prefix` or `pattern`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Matcher {
+    /// The address itself and everything below it, by whole tokens.
+    Prefix(String),
+    /// Tokens with `*` (one) and `#` (zero or more).
+    Pattern(String),
+}
+
+/// Who serves a route (qdrouterd: `connection` or `containerId`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// A connector of this name.
+    Connection(String),
+    /// Any upstream peer whose open carries this container-id.
+    Container(String),
+}
+
+/// One `linkRoute` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteSettings {
+    /// Its name, `linkRoute/N` when the file gives none.
+    pub name: String,
+    /// Which addresses.
+    pub matcher: Matcher,
+    /// Which way.
+    pub direction: Direction,
+    /// To whom.
+    pub destination: Destination,
+}
+
+/// Which error conditions a device sees when a route is lost or cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ErrorConditions {
+    /// `amqp:link:detach-forced`, which Azure uses and client SDKs retry; qdrouterd's name is in the info map.
+    #[default]
+    Amqp,
+    /// `qd:routed-link-lost` and `qd:no-route-to-dest`, as qdrouterd.
+    Qd,
+}
+
+/// Everything a [`Router`](super::Router) needs to start.
+#[derive(Clone, Debug)]
+pub struct RouterSettings {
+    /// container-id of every open we send (qdrouterd: `router.id`).
+    pub container_id: String,
+    /// Listeners, addressed by [`ListenerId`].
+    pub listeners: Vec<ListenerSettings>,
+    /// Connectors, addressed by [`ConnectorId`].
+    pub connectors: Vec<ConnectorSettings>,
+    /// Link routes in file order.
+    pub routes: Vec<RouteSettings>,
+    /// `policy.maxConnections`: accepted connections above this are dropped at once.
+    pub max_connections: usize,
+    /// Condition names towards devices.
+    pub error_conditions: ErrorConditions,
+    /// How long an attach waits for its connector before it is refused.
+    pub attach_timeout: Duration,
+    /// How long an on-demand connection without any device stays open.
+    pub linger: Duration,
+}

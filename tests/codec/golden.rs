@@ -89,6 +89,14 @@ fn recorded_frames() -> Vec<(String, Recorded)> {
         .collect()
 }
 
+/// Every recorded frame.
+pub(crate) fn recorded_bytes() -> Vec<Vec<u8>> {
+    recorded_frames()
+        .into_iter()
+        .map(|(_, recorded)| recorded.bytes)
+        .collect()
+}
+
 #[test]
 fn traces_are_as_reviewed() {
     for name in NAMES {

@@ -6,5 +6,7 @@ mod carry;
 mod golden;
 #[path = "codec/totality.rs"]
 mod totality;
+#[path = "codec/trace.rs"]
+mod trace;
 #[path = "codec/values.rs"]
 mod values;

@@ -2,4 +2,5 @@
 #![forbid(unsafe_code)]
 
 pub mod amqp;
+pub mod endpoint;
 pub mod router;

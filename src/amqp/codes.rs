@@ -74,7 +74,7 @@ pub mod descriptor {
 
     /// The code of a symbolic descriptor; the specification allows either form (AMQP 1.0 part 1, §1.5).
     pub(crate) fn of_symbol(symbol: &[u8]) -> Option<u64> {
-        const NAMES: [(&[u8], u64); 22] = [
+        const NAMES: [(&[u8], u64); 23] = [
             (b"amqp:open:list", OPEN),
             (b"amqp:begin:list", BEGIN),
             (b"amqp:attach:list", ATTACH),
@@ -95,6 +95,7 @@ pub mod descriptor {
             (b"amqp:coordinator:list", COORDINATOR),
             (b"amqp:sasl-mechanisms:list", SASL_MECHANISMS),
             (b"amqp:sasl-init:list", SASL_INIT),
+            (b"amqp:sasl-challenge:list", SASL_CHALLENGE),
             (b"amqp:sasl-response:list", SASL_RESPONSE),
             (b"amqp:sasl-outcome:list", SASL_OUTCOME),
         ];

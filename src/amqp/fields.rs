@@ -19,7 +19,8 @@ pub enum Kind {
     Map,
     /// `string`
     String,
-    /// A symbol, or an array.
+    /// A symbol or an array; also a list, which the specification does not allow (Proton Python 0.37 writes the
+    /// capabilities of a connection so when it is given a Python list).
     Symbols,
     /// `ubyte`
     Ubyte,
@@ -44,7 +45,13 @@ impl Kind {
             Kind::Symbols => (
                 matches!(
                     code,
-                    format::SYM8 | format::SYM32 | format::ARRAY8 | format::ARRAY32
+                    format::SYM8
+                        | format::SYM32
+                        | format::ARRAY8
+                        | format::ARRAY32
+                        | format::LIST0
+                        | format::LIST8
+                        | format::LIST32
                 ),
                 "symbols",
             ),

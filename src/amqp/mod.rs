@@ -17,9 +17,11 @@
 )]
 
 pub mod codes;
+pub mod composite;
 pub mod condition;
 pub mod deframer;
 pub mod delivery;
+pub mod display;
 pub mod fields;
 pub mod frame;
 pub mod header;
@@ -30,6 +32,7 @@ pub mod relay;
 pub mod sasl;
 pub mod serial;
 pub mod terminus;
+pub mod value;
 pub mod writer;
 
 /// Why bytes are not the AMQP value that was expected.

@@ -194,7 +194,10 @@ impl<'a> Reader<'a> {
             code = self.byte()?;
         }
         if self.rest.is_empty() {
-            // Elements without any bytes (null, true, list0…): nothing to check, and nothing to count.
+            // No elements, or elements without any bytes (null, true, list0…): nothing to check but their type.
+            if let Err(error @ DecodeError::FormatCode(_)) = Reader::new(&[0; 16]).check_body(code, depth) {
+                return Err(error);
+            }
             return match code >> 4 {
                 0x4 => Ok(()),
                 _ if count == 0 => Ok(()),

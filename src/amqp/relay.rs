@@ -204,7 +204,9 @@ fn write_piece(
     max_frame_size: usize,
 ) -> Written {
     let list_head = if head.len() < 255 { 6 } else { LIST_HEAD };
-    let room = max_frame_size.saturating_sub(HEADER_LENGTH + list_head + head.len());
+    let Some(room) = max_frame_size.checked_sub(HEADER_LENGTH + list_head + head.len()) else {
+        return Written::HeadTooLarge;
+    };
     let rest = payload.get(offset..).unwrap_or_default();
     if room < MIN_PIECE && room < rest.len() {
         return Written::HeadTooLarge;

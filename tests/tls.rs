@@ -18,8 +18,8 @@ use linkrouterd::router::TransportInfo;
 use linkrouterd::shard::AddressFamily;
 use linkrouterd::shard::dial::{self, DialError, DialSettings, Transport};
 use linkrouterd::shard::tls::{TlsSettings, TlsVersion};
-use peers::{Authority, Identity, demanding, for_hosts, named, serve, serve_bytes, write};
-use rcgen::{BasicConstraints, KeyPair};
+use peers::{Authority, demanding, for_hosts, named, self_signed, serve, serve_bytes, write};
+use rcgen::{BasicConstraints, IsCa, KeyPair};
 use rustls::ServerConfig;
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
@@ -171,45 +171,65 @@ async fn an_unknown_issuer_of_an_azure_hub() {
     );
 }
 
+/// Whether it is marked as an authority's (as `openssl req -x509` does) or not.
 #[tokio::test]
 async fn a_self_signed_certificate() {
     let directory = TempDir::new().unwrap();
-    let key = KeyPair::generate().unwrap();
-    let certificate = for_hosts(&["localhost"], 2099).self_signed(&key).unwrap();
-    let server = Identity { certificate, key };
-    let ca_file = Authority::new("Some Root").write(&directory);
-    let (address, _serving) = serve(server.server(rustls::ALL_VERSIONS)).await;
-    assert_eq!(
-        refusal(address, trusting(Some(&ca_file))).await,
-        format!(
-            "the server's certificate 'a server' is self-signed, and CA file {} does not hold it (it holds 'Some \
-             Root'): put that certificate, in PEM form, into the file if you trust it",
-            ca_file.display()
-        )
-    );
-    // As told.
-    let ca_file = write(&directory, "server.pem", &server.certificate.pem());
-    let (address, _serving) = serve(server.server(rustls::ALL_VERSIONS)).await;
-    assert_eq!(greet(address, trusting(Some(&ca_file))).await.0, "hello");
+    let some_root = Authority::new("Some Root").write(&directory);
+    for is_ca in [IsCa::NoCa, IsCa::Ca(BasicConstraints::Unconstrained)] {
+        let server = self_signed(for_hosts(&["localhost"], 2099), is_ca);
+        let (address, _serving) = serve(server.server(rustls::ALL_VERSIONS)).await;
+        assert_eq!(
+            refusal(address, trusting(Some(&some_root))).await,
+            format!(
+                "the server's certificate 'a server' is self-signed, and CA file {} does not hold it (it holds 'Some \
+                 Root'): put that certificate, in PEM form, into the file if you trust it",
+                some_root.display()
+            )
+        );
+        // As told.
+        let ca_file = write(&directory, "server.pem", &server.certificate.pem());
+        let (address, _serving) = serve(server.server(rustls::ALL_VERSIONS)).await;
+        assert_eq!(greet(address, trusting(Some(&ca_file))).await.0, "hello");
+
+        // That it is known by itself does not save it from the checks of name and dates.
+        let server = self_signed(for_hosts(&["hub.example"], 2099), is_ca);
+        let ca_file = write(&directory, "server.pem", &server.certificate.pem());
+        let mut settings = trusting(Some(&ca_file));
+        let (address, _serving) = serve(server.server(rustls::ALL_VERSIONS)).await;
+        let text = refusal(address, settings.clone()).await;
+        assert!(
+            text.starts_with("the server's certificate is for 'hub.example', not for 'localhost'"),
+            "{text}"
+        );
+        settings.verify_hostname = false;
+        let (address, _serving) = serve(server.server(rustls::ALL_VERSIONS)).await;
+        assert_eq!(greet(address, settings.clone()).await.0, "hello");
+
+        let server = self_signed(for_hosts(&["hub.example"], 2019), is_ca);
+        settings.ca_file = Some(write(&directory, "server.pem", &server.certificate.pem()));
+        let (address, _serving) = serve(server.server(rustls::ALL_VERSIONS)).await;
+        let text = refusal(address, settings).await;
+        assert!(
+            text.starts_with("a certificate of the server has expired on 2019-06-30"),
+            "{text}"
+        );
+    }
 }
 
+/// The configured certificate is public: who only shows it, without its key, is nobody.
 #[tokio::test]
-async fn an_authority_as_its_own_server() {
+async fn a_stolen_certificate() {
     let directory = TempDir::new().unwrap();
-    let key = KeyPair::generate().unwrap();
-    let mut params = for_hosts(&["localhost"], 2099);
-    params.is_ca = rcgen::IsCa::Ca(BasicConstraints::Unconstrained);
-    let server = Identity {
-        certificate: params.self_signed(&key).unwrap(),
-        key,
-    };
-    let ca_file = write(&directory, "server.pem", &server.certificate.pem());
-    let (address, _serving) = serve(server.server(rustls::ALL_VERSIONS)).await;
-    assert_eq!(
-        refusal(address, trusting(Some(&ca_file))).await,
-        "the server uses a self-signed authority certificate as its own: give it one that this authority has \
-         signed, with basicConstraints CA:FALSE"
-    );
+    for is_ca in [IsCa::NoCa, IsCa::Ca(BasicConstraints::Unconstrained)] {
+        let server = self_signed(for_hosts(&["localhost"], 2099), is_ca);
+        let ca_file = write(&directory, "server.pem", &server.certificate.pem());
+        for version in rustls::ALL_VERSIONS {
+            let (address, _serving) = serve(server.impostor(version)).await;
+            let text = refusal(address, trusting(Some(&ca_file))).await;
+            assert_eq!(text, "the server's certificate is not acceptable: BadSignature");
+        }
+    }
 }
 
 #[tokio::test]

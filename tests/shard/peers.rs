@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, Issuer, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -78,6 +79,37 @@ impl Identity {
             .with_no_client_auth()
             .with_single_cert(self.chain(), self.private_key())
             .unwrap()
+    }
+
+    /// A server that shows this certificate, but has another key.
+    pub(crate) fn impostor(&self, version: &'static rustls::SupportedProtocolVersion) -> ServerConfig {
+        let other = PrivateKeyDer::Pkcs8(KeyPair::generate().unwrap().serialize_der().into());
+        let key = provider().key_provider.load_private_key(other).unwrap();
+        ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(Impostor(Arc::new(CertifiedKey::new(self.chain(), key)))))
+    }
+}
+
+/// A certificate that is its own authority.
+pub(crate) fn self_signed(mut params: CertificateParams, is_ca: rcgen::IsCa) -> Identity {
+    params.is_ca = is_ca;
+    let key = KeyPair::generate().unwrap();
+    Identity {
+        certificate: params.self_signed(&key).unwrap(),
+        key,
+    }
+}
+
+/// Shows one certificate and signs with another's key.
+#[derive(Debug)]
+struct Impostor(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Impostor {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) fn is_azure_host(host: &str) -> bool {
 pub(super) struct Authorities {
     /// For rustls.
     pub(super) store: RootCertStore,
+    /// As configured; empty for the built-in ones.
+    pub(super) configured: Vec<CertificateDer<'static>>,
     /// For explanations; empty for the built-in ones.
     pub(super) facts: Vec<CertificateFacts>,
 }
@@ -46,20 +48,28 @@ impl Authorities {
             };
             return Ok(Authorities {
                 store,
+                configured: Vec::new(),
                 facts: Vec::new(),
             });
         };
-        let certificates = files::certificates(FileRole::Authorities, path)?;
-        let facts = read_facts(&certificates);
+        let configured = files::certificates(FileRole::Authorities, path)?;
+        let facts = configured
+            .iter()
+            .filter_map(|der| CertificateFacts::read(der))
+            .collect();
         let mut store = RootCertStore::empty();
-        let (usable, _) = store.add_parsable_certificates(certificates);
+        let (usable, _) = store.add_parsable_certificates(configured.iter().cloned());
         if usable == 0 {
             return Err(TlsError::NoCertificate {
                 role: FileRole::Authorities,
                 path: path.to_owned(),
             });
         }
-        Ok(Authorities { store, facts })
+        Ok(Authorities {
+            store,
+            configured,
+            facts,
+        })
     }
 }
 
@@ -115,13 +125,6 @@ pub fn inspect_ca_file(
         ));
     }
     Ok(warnings)
-}
-
-fn read_facts(certificates: &[CertificateDer<'_>]) -> Vec<CertificateFacts> {
-    certificates
-        .iter()
-        .filter_map(|der| CertificateFacts::read(der))
-        .collect()
 }
 
 #[cfg(test)]

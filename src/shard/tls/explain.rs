@@ -59,8 +59,6 @@ pub enum Fault {
         /// The TLS profile, where the check can be turned off.
         profile: String,
     },
-    /// The server uses an authority's certificate as its own.
-    SelfSignedAuthority,
     /// Anything else that is wrong with the server's certificate.
     BadCertificate(CertificateError),
     /// What came back is not TLS.
@@ -187,10 +185,10 @@ impl Fault {
                     profile: printable(&context.settings.profile),
                 }
             }
-            // rustls wraps "an authority's certificate used as a server's" into its open-ended variant; whoever makes
-            // a certificate by `openssl req -x509` meets it.
+            // "An authority's certificate used as a server's": what `openssl req -x509` makes. It would have been taken
+            // if it were in the CA file.
             CertificateError::Other(_) if context.presented.is_some_and(Presented::is_self_signed) => {
-                Fault::SelfSignedAuthority
+                Fault::UnknownIssuer(Box::new(UnknownIssuer::new(context)))
             }
             other => Fault::BadCertificate(other),
         }
@@ -385,10 +383,6 @@ impl fmt::Display for Fault {
                      '{profile}'"
                 )
             }
-            Fault::SelfSignedAuthority => f.write_str(
-                "the server uses a self-signed authority certificate as its own: give it one that this authority \
-                 has signed, with basicConstraints CA:FALSE",
-            ),
             Fault::BadCertificate(error) => write!(f, "the server's certificate is not acceptable: {error}"),
             Fault::NotTls => f.write_str(
                 "the server does not speak TLS on this port (AMQP over TLS is usually 5671, plain AMQP 5672)",

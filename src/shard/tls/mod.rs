@@ -19,7 +19,7 @@ use std::time::SystemTime;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ProtocolVersion, SupportedProtocolVersion, version};
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -258,7 +258,7 @@ fn prepare(settings: &TlsSettings) -> Result<Prepared, TlsError> {
     let server_name = server_name(&settings.server_name)?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     let authorities = Authorities::load(settings.ca_file.as_deref())?;
-    let verifier = server_verifier(settings, authorities.store, &provider)?;
+    let verifier = server_verifier(settings, authorities.store, authorities.configured, &provider)?;
 
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&rustls_versions(settings))
@@ -289,6 +289,7 @@ fn prepare(settings: &TlsSettings) -> Result<Prepared, TlsError> {
 fn server_verifier(
     settings: &TlsSettings,
     roots: rustls::RootCertStore,
+    configured: Vec<CertificateDer<'static>>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<ServerVerifier>, TlsError> {
     let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
@@ -298,7 +299,7 @@ fn server_verifier(
         true => NameCheck::Required,
         false => NameCheck::Skipped,
     };
-    Ok(Arc::new(ServerVerifier::new(inner, name_check)))
+    Ok(Arc::new(ServerVerifier::new(inner, name_check, configured)))
 }
 
 fn rustls_versions(settings: &TlsSettings) -> Vec<&'static SupportedProtocolVersion> {

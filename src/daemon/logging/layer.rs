@@ -119,7 +119,12 @@ fn line(event: &Event<'_>, level: Level, rule: &Rule, table: &Table) -> String {
         table.clock.write_now(&mut line);
         line.push(' ');
     }
-    for piece in [Module::printed_name(metadata.target()), " (", level.name(), ") "] {
+    for piece in [
+        Module::of_target(metadata.target()).name(),
+        " (",
+        level.name(),
+        ") ",
+    ] {
         line.push_str(piece);
     }
     write_text(event, &mut line);

@@ -7,7 +7,8 @@ use std::fmt;
 pub struct Module(u8);
 
 /// All modules, `DEFAULT` first. Those of releases before 1.0 (`CONFIG`, `DISPATCH`) and of 1.15 to 1.18
-/// (`HTTP_ADAPTOR`, `TCP_ADAPTOR`) are there so that a file of that time loads.
+/// (`HTTP_ADAPTOR`, `TCP_ADAPTOR`) are there so that a file of that time loads. `MAIN` is printed by qdrouterd, too,
+/// but only here it can be configured.
 const NAMES: [&str; Module::COUNT] = [
     "DEFAULT",
     "AGENT",
@@ -19,6 +20,7 @@ const NAMES: [&str; Module::COUNT] = [
     "ERROR",
     "HTTP",
     "HTTP_ADAPTOR",
+    "MAIN",
     "MESSAGE",
     "POLICY",
     "PROTOCOL",
@@ -32,16 +34,13 @@ const NAMES: [&str; Module::COUNT] = [
     "TCP_ADAPTOR",
 ];
 
-/// Printed under its own name, filtered as `DEFAULT`: no `log` section can name it (qdrouterd 1.19).
-const MAIN: &str = "MAIN";
-
 impl Module {
     /// How many there are.
-    pub(super) const COUNT: usize = 21;
+    pub(super) const COUNT: usize = 22;
     /// What every module that is not configured follows.
     pub const DEFAULT: Module = Module(0);
     /// The frame trace.
-    pub const PROTOCOL: Module = Module(12);
+    pub const PROTOCOL: Module = Module(13);
 
     /// The module of this exact name.
     pub fn from_name(name: &str) -> Option<Self> {
@@ -52,15 +51,6 @@ impl Module {
     /// The module that an event of this target belongs to.
     pub(super) fn of_target(target: &str) -> Self {
         Module::from_name(target).unwrap_or(Module::DEFAULT)
-    }
-
-    /// The name printed for an event of this target.
-    pub(super) fn printed_name(target: &str) -> &'static str {
-        if target == MAIN {
-            MAIN
-        } else {
-            Module::of_target(target).name()
-        }
     }
 
     /// Every module.
@@ -104,14 +94,11 @@ mod tests {
         }
         assert_eq!(Module::all().count(), NAMES.len());
         assert_eq!(Module::from_name("router"), None, "names are case-sensitive");
-        assert_eq!(Module::from_name("MAIN"), None, "MAIN cannot be configured");
     }
 
     #[test]
     fn targets() {
-        assert_eq!(Module::printed_name("SERVER"), "SERVER");
-        assert_eq!(Module::printed_name("MAIN"), "MAIN");
-        assert_eq!(Module::printed_name("rustls::client"), "DEFAULT");
-        assert_eq!(Module::of_target("MAIN"), Module::DEFAULT);
+        assert_eq!(Module::of_target("SERVER").name(), "SERVER");
+        assert_eq!(Module::of_target("rustls::client"), Module::DEFAULT);
     }
 }

@@ -1,9 +1,9 @@
 //! The real binary: command line, exit codes, start-up lines, signals, going to the background.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -315,6 +315,49 @@ fn starts_listens_and_stops_on_every_stop_signal() {
             "{positions:?} in {lines:#?}"
         );
     }
+}
+
+#[test]
+fn under_systemd_the_journal_adds_time_and_level() {
+    let site = Site::new(LISTENER);
+    let path = site.path("journal");
+    let occupied = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = occupied.local_addr().expect("bound").port();
+    for (own, prefix) in [(true, "<6>SERVER (info) Container Name: "), (false, "2")] {
+        let journal = File::create(&path).expect("a file");
+        let metadata = journal.metadata().expect("metadata");
+        let inode = metadata.ino() + u64::from(!own);
+        let mut command = site.command();
+        command
+            .env("JOURNAL_STREAM", format!("{}:{inode}", metadata.dev()))
+            .stderr(journal);
+        // Ends at once: the address is taken.
+        let taken = format!("{LISTENER}listener {{\n    host: 127.0.0.1\n    port: {port}\n}}\n");
+        fs::write(site.config(), taken).expect("a file");
+        assert_eq!(command.status().expect("the binary runs").code(), Some(1));
+        let lines = fs::read_to_string(&path).expect("the journal");
+        assert!(lines.starts_with(prefix), "{lines}");
+        if own {
+            assert!(
+                lines.contains("\n<2>MAIN (critical) Router start-up failed: "),
+                "{lines}"
+            );
+        }
+    }
+}
+
+#[test]
+fn frames_are_traced_when_the_environment_says_so() {
+    let site = Site::new(LISTENER);
+    let mut daemon = Daemon::start(site.command().env("PN_TRACE_FRM", "1"));
+    let address = bound_address(&daemon.line_with("(notice) Listening on "));
+    let mut device = TcpStream::connect(&address).expect("it listens");
+    // AMQP 1.0 part 2, §2.2.
+    device.write_all(b"AMQP\x00\x01\x00\x00").expect("it reads");
+    let line = daemon.line_with("PROTOCOL (trace) [C1]");
+    assert!(line.contains("AMQP"), "{line}");
+    daemon.send(Signal::SIGTERM);
+    assert_eq!(daemon.end().0, Some(0));
 }
 
 #[test]

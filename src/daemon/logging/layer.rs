@@ -81,13 +81,15 @@ impl<S: Subscriber> Layer<S> for LineLayer {
         let rule = table.rule(module);
         let configured = rule.levels.contains(level);
         if configured {
-            rule.sink.write(level, &line(event, level, rule, &table));
+            rule.sink
+                .write(level, &line(event, level, rule, &rule.sink, &table));
         }
-        if table.trace_frames && module == Module::PROTOCOL && level == Level::Trace {
-            let shown = configured && matches!(*rule.sink, Sink::Stderr);
-            if !shown {
-                Sink::Stderr.write(level, &line(event, level, rule, &table));
-            }
+        if module == Module::PROTOCOL
+            && level == Level::Trace
+            && let Some(stderr) = &table.frame_trace
+            && !(configured && rule.sink.is_stderr())
+        {
+            stderr.write(level, &line(event, level, rule, stderr, &table));
         }
     }
 }
@@ -112,10 +114,10 @@ fn level_of(event: &Event<'_>) -> Level {
     visitor.level.unwrap_or(own)
 }
 
-fn line(event: &Event<'_>, level: Level, rule: &Rule, table: &Table) -> String {
+fn line(event: &Event<'_>, level: Level, rule: &Rule, sink: &Sink, table: &Table) -> String {
     let metadata = event.metadata();
     let mut line = String::with_capacity(192);
-    if rule.timestamp && !rule.sink.adds_timestamp() {
+    if rule.timestamp && !sink.adds_timestamp() {
         table.clock.write_now(&mut line);
         line.push(' ');
     }

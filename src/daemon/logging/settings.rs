@@ -93,18 +93,20 @@ pub(super) struct Table {
     default: Rule,
     rules: Vec<Rule>,
     pub(super) clock: Clock,
-    pub(super) trace_frames: bool,
+    /// Where frames are traced to besides, because the environment says so.
+    pub(super) frame_trace: Option<Sink>,
 }
 
 impl Table {
     /// The table before any configuration is read.
     pub(super) fn start() -> Self {
-        Table::with_rules(
-            Rule::start(),
-            |default, _| default.clone(),
-            Clock::new(&LogSettings::default()),
-            TraceFrames::Off,
-        )
+        let default = Rule::start();
+        Table {
+            rules: vec![default.clone(); Module::COUNT],
+            default,
+            clock: Clock::new(&LogSettings::default()),
+            frame_trace: None,
+        }
     }
 
     /// Opens every output and resolves every module's rule.
@@ -114,45 +116,25 @@ impl Table {
     pub(super) fn new(settings: &LogSettings) -> Result<Self, LogError> {
         let mut outputs = Outputs::default();
         let mut default = Rule::start();
-        let mut overrides = HashMap::new();
-        for section in &settings.modules {
-            if section.module == Module::DEFAULT {
-                default = Rule::start().changed_by(section, &mut outputs)?;
-            }
-        }
-        for section in settings
+        let (defaults, others): (Vec<_>, Vec<_>) = settings
             .modules
             .iter()
-            .filter(|section| section.module != Module::DEFAULT)
-        {
-            overrides.insert(section.module, default.changed_by(section, &mut outputs)?);
+            .partition(|section| section.module == Module::DEFAULT);
+        for section in defaults {
+            default = Rule::start().changed_by(section, &mut outputs)?;
         }
-        let trace_frames = if settings.trace_frames {
-            TraceFrames::On
-        } else {
-            TraceFrames::Off
-        };
-        Ok(Table::with_rules(
-            default,
-            |default, module| overrides.get(&module).unwrap_or(default).clone(),
-            Clock::new(settings),
-            trace_frames,
-        ))
-    }
-
-    fn with_rules(
-        default: Rule,
-        rule: impl Fn(&Rule, Module) -> Rule,
-        clock: Clock,
-        trace_frames: TraceFrames,
-    ) -> Self {
-        let rules = Module::all().map(|module| rule(&default, module)).collect();
-        Table {
+        let mut rules = vec![default.clone(); Module::COUNT];
+        for section in others {
+            if let Some(rule) = rules.get_mut(section.module.index()) {
+                *rule = default.changed_by(section, &mut outputs)?;
+            }
+        }
+        Ok(Table {
             default,
             rules,
-            clock,
-            trace_frames: matches!(trace_frames, TraceFrames::On),
-        }
+            clock: Clock::new(settings),
+            frame_trace: settings.trace_frames.then(Sink::stderr),
+        })
     }
 
     /// The rule for one module.
@@ -163,17 +145,12 @@ impl Table {
     /// The levels that an event of this module may have to be of use to anyone.
     pub(super) fn wanted(&self, module: Module) -> LevelSet {
         let levels = self.rule(module).levels;
-        if self.trace_frames && module == Module::PROTOCOL {
+        if self.frame_trace.is_some() && module == Module::PROTOCOL {
             levels.union(LevelSet::only(Level::Trace))
         } else {
             levels
         }
     }
-}
-
-enum TraceFrames {
-    Off,
-    On,
 }
 
 impl Rule {
@@ -182,7 +159,7 @@ impl Rule {
             levels: LevelSet::from(Level::Info),
             timestamp: true,
             source: false,
-            sink: Arc::new(Sink::Stderr),
+            sink: Arc::new(Sink::stderr()),
         }
     }
 

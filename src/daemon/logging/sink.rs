@@ -1,7 +1,9 @@
-//! Outputs of the log: standard streams, files, the local syslog daemon.
+//! Outputs of the log: standard streams, files, the local syslog daemon, the systemd journal.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +21,8 @@ const FACILITY_DAEMON: u8 = 3 << 3;
 #[derive(Debug)]
 pub(super) enum Sink {
     File(File),
+    /// Standard error, read by the journal.
+    Journal,
     Stderr,
     Stdout,
     Syslog(Syslog),
@@ -37,7 +41,7 @@ impl Sink {
                     path: path.clone(),
                     reason,
                 }),
-            Output::Stderr => Ok(Sink::Stderr),
+            Output::Stderr => Ok(Sink::stderr()),
             Output::Stdout => Ok(Sink::Stdout),
             Output::Syslog => Syslog::new(Path::new(SYSLOG_PATH))
                 .map(Sink::Syslog)
@@ -45,9 +49,24 @@ impl Sink {
         }
     }
 
+    /// Standard error, whoever reads it.
+    pub(super) fn stderr() -> Self {
+        let journal = std::env::var("JOURNAL_STREAM");
+        if journal.is_ok_and(|stream| stderr_identity().is_ok_and(|own| own == stream)) {
+            Sink::Journal
+        } else {
+            Sink::Stderr
+        }
+    }
+
+    /// Whether this is standard error.
+    pub(super) const fn is_stderr(&self) -> bool {
+        matches!(self, Sink::Journal | Sink::Stderr)
+    }
+
     /// Whether lines carry no time of ours, because the output adds its own.
     pub(super) const fn adds_timestamp(&self) -> bool {
-        matches!(self, Sink::Syslog(_))
+        matches!(self, Sink::Journal | Sink::Syslog(_))
     }
 
     /// Writes one line, which ends in a newline. A failure loses the line: there is nobody to tell, and a full disk
@@ -62,6 +81,11 @@ impl Sink {
                 let mut file: &File = file;
                 file.write_all(line.as_bytes())
             }
+            // systemd takes a leading priority off each line (sd-daemon(3)).
+            Sink::Journal => {
+                let line = format!("<{}>{line}", severity(level));
+                io::stderr().lock().write_all(line.as_bytes())
+            }
             Sink::Stderr => io::stderr().lock().write_all(line.as_bytes()),
             Sink::Stdout => {
                 let mut stdout = io::stdout().lock();
@@ -71,6 +95,13 @@ impl Sink {
             Sink::Syslog(syslog) => syslog.send(level, line.trim_end_matches('\n')),
         }
     }
+}
+
+/// Standard error as systemd names it in `JOURNAL_STREAM`: another process's variable may have been inherited.
+fn stderr_identity() -> io::Result<String> {
+    let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+    let metadata = stderr.metadata()?;
+    Ok(format!("{}:{}", metadata.dev(), metadata.ino()))
 }
 
 /// The local syslog daemon. Each line is a datagram of its own to a path, so a restarted syslog daemon needs no

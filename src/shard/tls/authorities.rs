@@ -105,7 +105,7 @@ pub fn inspect_ca_file(
     };
     if let Some(host) = upstream_host
         && is_azure_host(host)
-        && !AZURE_ROOTS.iter().any(|root| usable(&root))
+        && !AZURE_ROOTS.iter().any(usable)
     {
         let [first, second] = AZURE_ROOTS;
         warnings.push(format!(

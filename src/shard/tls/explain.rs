@@ -427,3 +427,58 @@ impl fmt::Display for Fault {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loss(error: Error) -> String {
+        explain_loss(io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    /// In TLS 1.3 the server's verdict on our certificate arrives on an open connection.
+    #[test]
+    fn a_late_verdict_on_the_client_certificate() {
+        assert_eq!(
+            loss(Error::AlertReceived(AlertDescription::CertificateRequired)),
+            "the server demands a client certificate: set certFile and privateKeyFile in the sslProfile"
+        );
+        assert_eq!(
+            loss(Error::AlertReceived(AlertDescription::UnknownCA)),
+            "the server refused our client certificate (TLS alert UnknownCA): is it registered there, and in date?"
+        );
+        assert_eq!(
+            loss(Error::AlertReceived(AlertDescription::InternalError)),
+            "the server ended the TLS connection (TLS alert InternalError)"
+        );
+    }
+
+    #[test]
+    fn other_losses_keep_their_own_words() {
+        assert_eq!(
+            loss(Error::DecryptError),
+            format!("TLS error: {}", Error::DecryptError)
+        );
+        assert_eq!(
+            explain_loss(io::ErrorKind::ConnectionReset.into()),
+            "connection reset"
+        );
+        assert_eq!(explain_loss(io::Error::other("custom")), "custom");
+    }
+
+    /// A board without a battery starts in 1970.
+    #[test]
+    fn a_clock_that_was_never_set() {
+        let in_1970 = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400);
+        let in_2026 = SystemTime::UNIX_EPOCH + Duration::from_secs(1_792_000_000);
+        assert_eq!(
+            Fault::NotValidYet {
+                not_before: Some(in_2026),
+                now: in_1970
+            }
+            .to_string(),
+            "a certificate of the server is not valid yet, only from 2026-10-14; this machine's clock says \
+             1970-01-02: clock not set?"
+        );
+    }
+}

@@ -13,11 +13,15 @@ use std::future::Future;
 use std::time::Duration;
 
 pub(crate) mod article;
+pub(crate) mod broker;
 pub(crate) mod certificates;
+pub(crate) mod daemon;
 pub(crate) mod device;
+pub(crate) mod gateway;
 pub(crate) mod iot_hub;
 pub(crate) mod journal;
 pub(crate) mod message;
+pub(crate) mod raw;
 pub(crate) mod sas;
 pub(crate) mod wire;
 

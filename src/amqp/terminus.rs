@@ -58,7 +58,7 @@ impl<'a> Terminus<'a> {
             }
             _ => return Err(DecodeError::Descriptor),
         };
-        Ok(Terminus {
+        let terminus = Terminus {
             kind,
             address: address(&mut fields)?,
             durable: fields.uint()?.unwrap_or(0),
@@ -66,7 +66,16 @@ impl<'a> Terminus<'a> {
             timeout: fields.uint()?.unwrap_or(0),
             dynamic: fields.boolean()?.unwrap_or(false),
             dynamic_address: dynamic_address(&mut fields)?,
-        })
+        };
+        if kind == TerminusKind::Source {
+            fields.raw(Kind::Symbols)?; // distribution-mode
+            fields.raw(Kind::Map)?; // filter
+            fields.raw(Kind::Described)?; // default-outcome
+            fields.raw(Kind::Symbols)?; // outcomes
+        }
+        fields.raw(Kind::Symbols)?; // capabilities
+        fields.end()?;
+        Ok(terminus)
     }
 
     /// Whether the terminus is to outlive the connection (qdrouterd 1.19: timeout above zero, or expiry-policy never).

@@ -56,10 +56,10 @@ fn the_default_file_is_flawless_and_lets_only_this_machine_in() {
 fn the_files_for_azure_are_flawless_once_filled_in() {
     let namespace = ("<namespace>", "ns");
     let rule = ("<keyRule>", "send-and-listen");
-    let files: [(&str, &[(&str, &str)], &str, usize); 3] = [
+    let files = [
         (
             "conf/linkrouterd-iothub.conf",
-            &[("<iotHub>", "hub")],
+            vec![("<iotHub>", "hub")],
             "hub.azure-devices.net",
             6,
         ),

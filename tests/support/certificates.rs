@@ -1,0 +1,113 @@
+//! A certificate authority of our own, made afresh for each run, and the TLS settings of both ends.
+
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
+};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+use super::Failure;
+
+/// When a certificate is valid, seen from today.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Validity {
+    Current,
+    /// Ended years ago, as the article's CA file did.
+    Expired,
+}
+
+impl Validity {
+    fn apply(self, params: &mut CertificateParams) {
+        let (from, to) = match self {
+            Self::Current => (2020, 2099),
+            Self::Expired => (1998, 2018),
+        };
+        params.not_before = date_time_ymd(from, 8, 22);
+        params.not_after = date_time_ymd(to, 8, 22);
+    }
+}
+
+/// A certificate authority that servers and clients of one test share.
+pub(crate) struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// A self-signed root called `name`.
+    pub(crate) fn new(name: &str, validity: Validity) -> Result<Self, Failure> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        validity.apply(&mut params);
+        Ok(Self {
+            issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)?,
+        })
+    }
+
+    /// The root as a PEM file's text.
+    pub(crate) fn pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    /// A server certificate for `names`.
+    pub(crate) fn issue(&self, names: &[&str], validity: Validity) -> Result<Identity, Failure> {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = CertificateParams::new(names)?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        validity.apply(&mut params);
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok(Identity {
+            certificate: certificate.der().clone(),
+            key: key.serialize_der(),
+        })
+    }
+
+    fn roots(&self) -> Result<RootCertStore, Failure> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone())?;
+        Ok(roots)
+    }
+
+    /// TLS settings of a server that presents `identity`.
+    ///
+    /// IoT Hub asks for a client certificate and does without one: so does this.
+    pub(crate) fn server_config(&self, identity: &Identity) -> Result<Arc<ServerConfig>, Failure> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), provider.clone())
+            .allow_unauthenticated()
+            .build()?;
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(vec![identity.certificate.clone()], identity.private_key())?;
+        Ok(Arc::new(config))
+    }
+
+    /// TLS settings of a client that trusts this authority alone.
+    pub(crate) fn client_config(&self) -> Result<Arc<ClientConfig>, Failure> {
+        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(self.roots()?)
+            .with_no_client_auth();
+        Ok(Arc::new(config))
+    }
+}
+
+/// A server's certificate and key.
+pub(crate) struct Identity {
+    certificate: CertificateDer<'static>,
+    key: Vec<u8>,
+}
+
+impl Identity {
+    fn private_key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.clone()))
+    }
+}

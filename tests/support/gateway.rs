@@ -1,0 +1,90 @@
+//! The usual arrangement: a hub behind TLS, the daemon before it, devices in clear text before that.
+//!
+//! With `LINKROUTERD_TEST_DIRECT` in the environment the daemon is left out and devices talk TLS to the hub, to tell
+//! whether a failure is the router's or that of the stacks on both sides of it.
+
+use super::Failure;
+use super::broker::Broker;
+use super::certificates::{Authority, Validity};
+use super::daemon::{self, ARTICLE_ROUTES, Daemon};
+use super::device::Reach;
+use super::iot_hub::{IotHub, Settings};
+
+const DIRECT: &str = "LINKROUTERD_TEST_DIRECT";
+
+/// A hub and the way to it.
+pub(crate) struct Gateway<H> {
+    pub(crate) hub: H,
+    /// How devices reach the hub.
+    pub(crate) reach: Reach,
+    pub(crate) authority: Authority,
+    daemon: Option<Daemon>,
+}
+
+/// The names that the hub's certificate carries.
+const NAMES: [&str; 2] = ["*.azure-devices.net", "localhost"];
+
+impl Gateway<Broker> {
+    /// A gateway to a hub for any traffic.
+    pub(crate) async fn to_broker() -> Result<Self, Failure> {
+        let authority = Authority::new("Test Root", Validity::Current)?;
+        let identity = authority.issue(&NAMES, Validity::Current)?;
+        let hub = Broker::start(authority.server_config(&identity)?).await?;
+        let address = hub.address();
+        Self::before(hub, address, authority, &["sink/", "source/"]).await
+    }
+}
+
+impl Gateway<IotHub> {
+    /// A gateway to an IoT Hub stand-in.
+    pub(crate) async fn to_iot_hub(settings: Settings) -> Result<Self, Failure> {
+        let authority = Authority::new("Test Root", Validity::Current)?;
+        let identity = authority.issue(&NAMES, Validity::Current)?;
+        let hub = IotHub::start(settings, Some(authority.server_config(&identity)?)).await?;
+        let address = hub.address();
+        Self::before(hub, address, authority, &ARTICLE_ROUTES).await
+    }
+}
+
+impl<H> Gateway<H> {
+    async fn before(
+        hub: H,
+        address: std::net::SocketAddr,
+        authority: Authority,
+        routes: &[&str],
+    ) -> Result<Self, Failure> {
+        if std::env::var_os(DIRECT).is_some() {
+            let reach = Reach::Tls(address, authority.client_config()?);
+            return Ok(Self {
+                hub,
+                reach,
+                authority,
+                daemon: None,
+            });
+        }
+        let daemon = Daemon::start(&daemon::config(address.port(), routes), &authority.pem()).await?;
+        let reach = Reach::Plain(daemon.address());
+        Ok(Self {
+            hub,
+            reach,
+            authority,
+            daemon: Some(daemon),
+        })
+    }
+
+    /// The daemon, for what cannot be tested without it.
+    pub(crate) fn daemon(&self) -> Result<&Daemon, Failure> {
+        self.daemon
+            .as_ref()
+            .ok_or_else(|| Failure::new("this cannot be tested without the router"))
+    }
+
+    /// Stops the daemon, which must end in order; gives the hub and what the daemon wrote.
+    pub(crate) async fn stop(self) -> Result<(H, Vec<String>), Failure> {
+        let log = match self.daemon {
+            Some(daemon) => daemon.stop().await?,
+            None => Vec::new(),
+        };
+        Ok((self.hub, log))
+    }
+}

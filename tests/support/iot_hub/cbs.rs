@@ -1,0 +1,187 @@
+//! Claims-based security: put-token requests, and who may use what on a connection.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fe2o3_amqp::types::messaging::{AmqpValue, ApplicationProperties, Body, MessageId, Properties};
+use fe2o3_amqp::types::primitives::{SimpleValue, Value};
+
+use super::super::message;
+use super::super::sas::{Claim, Key, unix_now};
+use super::observed::TokenRequest;
+use super::settings::Settings;
+
+const TOKEN_TYPES: [&str; 2] = ["servicebus.windows.net:sastoken", "azure-devices.net:sastoken"];
+
+/// A resource below the hub that a connection may use, and until when.
+struct Grant {
+    path: Vec<String>,
+    expiry: u64,
+}
+
+/// The tokens of one connection. They outlive the `$cbs` links and go with the connection.
+#[derive(Default)]
+pub(super) struct Grants(Vec<Grant>);
+
+impl Grants {
+    /// Whether a token covers this resource, segment by segment.
+    pub(super) fn cover(&self, resource: &[&str], grace: Duration) -> bool {
+        self.0.iter().any(|grant| {
+            grant.expiry + grace.as_secs() > unix_now()
+                && grant.path.len() <= resource.len()
+                && grant
+                    .path
+                    .iter()
+                    .zip(resource)
+                    .all(|(granted, wanted)| granted == wanted)
+        })
+    }
+
+    fn put(&mut self, path: Vec<String>, expiry: u64, cap: usize) -> Result<(), Status> {
+        if let Some(grant) = self.0.iter_mut().find(|grant| grant.path == path) {
+            grant.expiry = expiry;
+            return Ok(());
+        }
+        if self.0.len() >= cap {
+            return Err(Status::too_many_tokens(cap));
+        }
+        self.0.push(Grant { path, expiry });
+        Ok(())
+    }
+
+    /// Judges a token and, if it is good, puts it in place.
+    pub(super) fn put_token(&mut self, token: &str, settings: &Settings) -> Status {
+        self.try_put_token(token, settings).err().unwrap_or(Status {
+            code: 200,
+            description: "OK".to_owned(),
+        })
+    }
+
+    fn try_put_token(&mut self, token: &str, settings: &Settings) -> Result<(), Status> {
+        let claim = Claim::parse(token).ok_or_else(|| Status::bad_request("The token is malformed."))?;
+        if !settings.is_ours(claim.host()) {
+            return Err(Status::unauthorized("The token's resource is not this IoT hub."));
+        }
+        let keys = keys_of(&claim, settings)?;
+        if !claim.signed_by(&keys) {
+            return Err(Status::unauthorized(
+                "The specified SAS token has an invalid signature. It does not match either the primary or secondary key.",
+            ));
+        }
+        if claim.expiry <= unix_now() {
+            return Err(Status::unauthorized("The specified SAS token is expired."));
+        }
+        let path = claim.path().into_iter().map(str::to_owned).collect();
+        self.put(path, claim.expiry, settings.max_tokens)
+    }
+}
+
+fn keys_of(claim: &Claim, settings: &Settings) -> Result<Vec<Key>, Status> {
+    if let Some(policy) = &claim.policy {
+        let key = settings.policies.get(policy).cloned();
+        return key
+            .map(|key| vec![key])
+            .ok_or_else(|| Status::unauthorized("No such shared access policy."));
+    }
+    let path = claim.path();
+    let ["devices", device, ..] = path.as_slice() else {
+        return Err(Status::unauthorized("A device token must name a device."));
+    };
+    let hub = claim.host();
+    let device = settings.devices.get(*device).ok_or_else(|| Status {
+        code: 404,
+        description: format!("Device {device} at IotHub {hub} not registered."),
+    })?;
+    Ok(vec![device.primary.clone(), device.secondary.clone()])
+}
+
+/// The hub's answer to a put-token.
+pub(super) struct Status {
+    pub(super) code: i32,
+    description: String,
+}
+
+impl Status {
+    fn bad_request(why: &str) -> Self {
+        Self {
+            code: 400,
+            description: why.to_owned(),
+        }
+    }
+
+    fn unauthorized(why: &str) -> Self {
+        Self {
+            code: 401,
+            description: why.to_owned(),
+        }
+    }
+
+    fn too_many_tokens(cap: usize) -> Self {
+        let description = format!("The maximum number of tokens per connection ({cap}) has been reached.");
+        Self {
+            code: 500,
+            description,
+        }
+    }
+
+    /// The reply message. The correlation-id is the request's message-id, of the same AMQP type; the status code is
+    /// an int.
+    pub(super) fn reply(&self, correlation_id: Option<MessageId>) -> Bytes {
+        let properties = Properties {
+            correlation_id,
+            ..Properties::default()
+        };
+        let mut reply = message::with_properties(Body::Value(AmqpValue(Value::Null)), properties);
+        let mut map = ApplicationProperties::builder();
+        map = map.insert("status-code", SimpleValue::Int(self.code));
+        map = map.insert("status-description", self.description.clone());
+        reply.application_properties = Some(map.build());
+        message::encode(&reply)
+    }
+}
+
+/// Reads a request from the `$cbs` link called `link`; gives what to record of it, and the judgement.
+pub(super) fn serve(
+    link: &str,
+    payload: &[u8],
+    grants: &mut Grants,
+    settings: &Settings,
+) -> (TokenRequest, Status) {
+    let mut request = TokenRequest {
+        link: link.to_owned(),
+        name: String::new(),
+        token_type: String::new(),
+        message_id: None,
+        reply_to: None,
+    };
+    let Ok(received) = message::decode(payload) else {
+        return (request, Status::bad_request("The request cannot be decoded."));
+    };
+    if let Some(properties) = &received.properties {
+        request.message_id.clone_from(&properties.message_id);
+        request.reply_to.clone_from(&properties.reply_to);
+    }
+    let text = |name: &str| match message::application_property(&received, name) {
+        Some(SimpleValue::String(text)) => text.clone(),
+        Some(_) | None => String::new(),
+    };
+    request.name = text("name");
+    request.token_type = text("type");
+    let status = match message::text_of(&received) {
+        _ if !text("operation").eq_ignore_ascii_case("put-token") => {
+            Status::bad_request("The operation is not put-token.")
+        }
+        _ if !TOKEN_TYPES
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(&request.token_type)) =>
+        {
+            Status::bad_request("The token type is not known.")
+        }
+        _ if request.name.is_empty() => Status::bad_request("The name is missing."),
+        // The name is not compared: devices in the field send names that are no resource, and it is the token's own
+        // resource that counts.
+        Some(token) => grants.put_token(token, settings),
+        None => Status::bad_request("The body is not a string."),
+    };
+    (request, status)
+}

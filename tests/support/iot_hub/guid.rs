@@ -1,0 +1,19 @@
+//! Random 16-byte identifiers: lock tokens (which are the delivery tags of commands), tracking ids, container ids.
+
+use std::fmt::Write;
+
+/// Sixteen random bytes.
+pub(crate) fn random() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    // Randomness that fails leaves zeros: two equal tags, which the tests would notice.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    bytes
+}
+
+/// In hexadecimal, without dashes.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,251 @@
+//! An Azure IoT Hub stand-in: what the cloud hub does on port 5671, as far as its published frames, its documentation
+//! and the client libraries show it.
+//!
+//! * TLS with a client certificate asked for but not needed; SASL `EXTERNAL MSSBCBS ANONYMOUS PLAIN` and `Welcome!`;
+//!   the hub's own values in open, begin, attach and flow.
+//! * `$cbs` with SAS tokens verified; links authorised by the tokens of their connection, or refused with JSON.
+//! * Telemetry; commands with 16-byte lock tokens for tags, receiver-settle-mode second, locks, delivery counts and
+//!   feedback.
+//! * Everything its peer says is in the [`Journal`], and what breaks the protocol is a [`Observed::Fault`].
+//!
+//! It is not built on `fe2o3-amqp`'s acceptor but on that project's codec and types, one level below, because the
+//! acceptor cannot say what this hub says: its delivery-tags are its own four-byte counters where IoT Hub's are 16-byte
+//! lock tokens; it cannot answer an attach with a null terminus and then detach with an error, nor echo a client's attach
+//! properties; it joins links by name alone, without their role; and it neither shows an aborted delivery nor minds a gap
+//! in delivery-ids, a window or a credit overrun. Where the acceptor's own view of AMQP is wanted, there is
+//! [`broker`](super::broker).
+
+mod attach;
+mod cbs;
+mod commands;
+mod connection;
+mod guid;
+mod handshake;
+mod node;
+mod observed;
+mod refusal;
+mod session;
+mod settings;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fe2o3_amqp::types::definitions::{ConnectionError, Error};
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use super::Failure;
+use super::journal::Journal;
+use super::wire::Stream;
+use commands::Commands;
+
+pub(crate) use node::Node;
+pub(crate) use observed::{ConnectionId, Observed};
+pub(crate) use settings::Settings;
+
+/// What a connection is told to do.
+#[derive(Clone)]
+pub(crate) enum Order {
+    /// Something may be waiting for one of its links.
+    Work,
+    /// Close with this error.
+    Close(Error),
+    /// Detach all links to this node with this error.
+    Detach { node: Node, error: Error },
+    /// Send nothing any more, but keep the transport.
+    Hold,
+    /// Drop the transport.
+    Reset,
+}
+
+/// What all connections of one hub share.
+pub(crate) struct Shared {
+    settings: Settings,
+    journal: Journal<Observed>,
+    commands: Mutex<Commands>,
+    connections: Mutex<Connections>,
+}
+
+#[derive(Default)]
+struct Connections {
+    accepted: ConnectionId,
+    orders: BTreeMap<ConnectionId, mpsc::UnboundedSender<Order>>,
+}
+
+impl Shared {
+    fn commands(&self) -> MutexGuard<'_, Commands> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Connections> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work_for_all(&self) {
+        self.order_all(&Order::Work);
+    }
+
+    fn order_all(&self, order: &Order) {
+        self.connections()
+            .orders
+            .retain(|_, orders| orders.send(order.clone()).is_ok());
+    }
+}
+
+/// A running hub.
+pub(crate) struct IotHub {
+    shared: Arc<Shared>,
+    tls: Option<Arc<ServerConfig>>,
+    address: SocketAddr,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl IotHub {
+    /// Starts a hub on a free port; without `tls`, in clear text.
+    pub(crate) async fn start(settings: Settings, tls: Option<Arc<ServerConfig>>) -> Result<Self, Failure> {
+        let shared = Arc::new(Shared {
+            settings,
+            journal: Journal::default(),
+            commands: Mutex::default(),
+            connections: Mutex::default(),
+        });
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut hub = Self {
+            shared,
+            tls,
+            address,
+            accepting: None,
+        };
+        hub.resume().await?;
+        Ok(hub)
+    }
+
+    /// Listens again, on the same port, after [`stop`](Self::stop).
+    pub(crate) async fn resume(&mut self) -> Result<(), Failure> {
+        let listener = TcpListener::bind(self.address).await?;
+        self.address = listener.local_addr()?;
+        let acceptor = self.tls.clone().map(TlsAcceptor::from);
+        self.accepting = Some(tokio::spawn(accept(listener, acceptor, self.shared.clone())));
+        Ok(())
+    }
+
+    /// Stops listening and drops every connection, as a host that goes down. The registry, the queues and the journal
+    /// stay; tokens go with their connections.
+    pub(crate) async fn stop(&mut self) {
+        if let Some(accepting) = self.accepting.take() {
+            accepting.abort();
+            let _ = accepting.await;
+        }
+        self.drop_connections();
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it saw.
+    pub(crate) fn journal(&self) -> &Journal<Observed> {
+        &self.shared.journal
+    }
+
+    /// Drops every connection without a word.
+    pub(crate) fn drop_connections(&self) {
+        self.order(&Order::Reset);
+    }
+
+    /// Closes every connection as an upgrade of the service does.
+    pub(crate) fn close_connections(&self, why: &str) {
+        self.order(&Order::Close(Error::new(
+            ConnectionError::ConnectionForced,
+            why.to_owned(),
+            None,
+        )));
+    }
+
+    /// Gives an order to every connection.
+    pub(crate) fn order(&self, order: &Order) {
+        self.shared.order_all(order);
+    }
+
+    /// Commands waiting for a device.
+    pub(crate) fn pending_commands(&self, device: &str) -> usize {
+        self.shared.commands().pending(device)
+    }
+
+    /// Commands given up.
+    pub(crate) fn dead_letters(&self) -> usize {
+        self.shared.commands().dead_letters()
+    }
+
+    /// Fails if a peer broke the protocol.
+    pub(crate) fn ensure_no_faults(&self) -> Result<(), Failure> {
+        let faults = self.shared.journal.select(|observed| match observed {
+            Observed::Fault { connection, what } => Some(format!("connection {connection}: {what}")),
+            _ => None,
+        });
+        super::ensure(faults.is_empty(), || {
+            format!("the hub's peer broke the protocol: {}", faults.join("; "))
+        })
+    }
+}
+
+impl Drop for IotHub {
+    fn drop(&mut self) {
+        if let Some(accepting) = self.accepting.take() {
+            accepting.abort();
+        }
+        self.drop_connections();
+    }
+}
+
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
+    while let Ok((transport, _)) = listener.accept().await {
+        let (orders, receiver) = mpsc::unbounded_channel();
+        let id = {
+            let mut connections = shared.connections();
+            connections.accepted += 1;
+            let id = connections.accepted;
+            connections.orders.insert(id, orders);
+            id
+        };
+        tokio::spawn(welcome(id, transport, tls.clone(), receiver, shared.clone()));
+    }
+}
+
+async fn welcome(
+    connection: ConnectionId,
+    transport: TcpStream,
+    tls: Option<TlsAcceptor>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    shared: Arc<Shared>,
+) {
+    let _ = transport.set_nodelay(true);
+    let (stream, sni): (Box<dyn Stream>, _) = match tls {
+        None => (Box::new(transport), None),
+        Some(acceptor) => match acceptor.accept(transport).await {
+            Err(error) => {
+                shared.journal.note(Observed::Lost {
+                    connection,
+                    why: format!("TLS: {error}"),
+                });
+                return;
+            }
+            Ok(stream) => {
+                let sni = stream.get_ref().1.server_name().map(str::to_owned);
+                if sni.is_none() && shared.settings.require_sni {
+                    let what = "a TLS client that does not say which hub it wants".to_owned();
+                    shared.journal.note(Observed::Fault { connection, what });
+                    return;
+                }
+                (Box::new(stream), sni)
+            }
+        },
+    };
+    shared.journal.note(Observed::Connected { connection, sni });
+    connection::serve(connection, stream, orders, shared).await;
+}

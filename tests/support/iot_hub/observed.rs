@@ -1,0 +1,124 @@
+//! What the stand-in saw, in its peer's own words.
+
+use bytes::Bytes;
+use fe2o3_amqp::types::definitions::Error;
+use fe2o3_amqp::types::messaging::{DeliveryState, MessageId};
+use fe2o3_amqp::types::performatives::{Attach, Begin, Open};
+
+/// Numbers connections in the order they were accepted, from 1.
+pub(crate) type ConnectionId = u32;
+
+/// One observation.
+#[derive(Clone, Debug)]
+pub(crate) enum Observed {
+    /// TLS is done (or there is none); `sni` is the name asked for.
+    Connected {
+        connection: ConnectionId,
+        sni: Option<String>,
+    },
+    /// SASL is done.
+    Authenticated {
+        connection: ConnectionId,
+        mechanism: String,
+    },
+    Opened {
+        connection: ConnectionId,
+        open: Open,
+    },
+    Begun {
+        connection: ConnectionId,
+        channel: u16,
+        begin: Begin,
+    },
+    Attached {
+        connection: ConnectionId,
+        channel: u16,
+        attach: Box<Attach>,
+    },
+    /// An attach was answered with a detach.
+    Refused {
+        connection: ConnectionId,
+        link: String,
+        error: Error,
+    },
+    /// A put-token request and the status it got.
+    Token {
+        connection: ConnectionId,
+        request: TokenRequest,
+        status: i32,
+    },
+    Telemetry(Delivery),
+    /// A command handed in by a service.
+    Command {
+        device: String,
+        delivery: Delivery,
+    },
+    /// A delivery was aborted after this many bytes.
+    Aborted {
+        connection: ConnectionId,
+        link: String,
+        tag: Vec<u8>,
+        bytes: usize,
+    },
+    /// What became of a command or a feedback message on its way out.
+    Disposed {
+        connection: ConnectionId,
+        link: String,
+        tag: Vec<u8>,
+        state: Option<DeliveryState>,
+        settled: bool,
+    },
+    Detached {
+        connection: ConnectionId,
+        link: String,
+        closed: bool,
+        error: Option<Error>,
+    },
+    Ended {
+        connection: ConnectionId,
+        channel: u16,
+        error: Option<Error>,
+    },
+    Closed {
+        connection: ConnectionId,
+        error: Option<Error>,
+    },
+    /// The transport went away; after a `Closed`, in good order.
+    Lost {
+        connection: ConnectionId,
+        why: String,
+    },
+    /// The peer broke the protocol. No test passes with one of these, unless it asked for it.
+    Fault {
+        connection: ConnectionId,
+        what: String,
+    },
+}
+
+/// A put-token request, without its secret.
+#[derive(Clone, Debug)]
+pub(crate) struct TokenRequest {
+    pub(crate) link: String,
+    pub(crate) name: String,
+    pub(crate) token_type: String,
+    pub(crate) message_id: Option<MessageId>,
+    pub(crate) reply_to: Option<String>,
+}
+
+/// One message as it came.
+#[derive(Clone, Debug)]
+pub(crate) struct Delivery {
+    pub(crate) connection: ConnectionId,
+    pub(crate) channel: u16,
+    pub(crate) link: String,
+    /// The target address, as the link's attach spelt it.
+    pub(crate) address: String,
+    pub(crate) delivery_id: u32,
+    pub(crate) tag: Vec<u8>,
+    pub(crate) message_format: Option<u32>,
+    pub(crate) settled: bool,
+    /// The encoded message.
+    pub(crate) payload: Bytes,
+    /// How many transfers it took.
+    pub(crate) frames: usize,
+}

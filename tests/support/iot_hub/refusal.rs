@@ -1,0 +1,92 @@
+//! IoT Hub's errors: an AMQP condition, and a description that is JSON.
+
+use fe2o3_amqp::types::definitions::{AmqpError, Error, ErrorCondition, Fields, LinkError};
+use fe2o3_amqp::types::primitives::{Symbol, Value};
+
+use super::guid;
+
+/// A reason to say no, with the hub's own error code.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    condition: ErrorCondition,
+    code: u32,
+    message: String,
+}
+
+impl Refusal {
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self {
+            condition: AmqpError::NotFound.into(),
+            code: 404_006,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn no_such_device(device: &str) -> Self {
+        let message = format!("Device {device} not registered.");
+        Self {
+            condition: AmqpError::NotFound.into(),
+            code: 404_001,
+            message,
+        }
+    }
+
+    pub(crate) fn unauthorized(message: impl Into<String>) -> Self {
+        Self {
+            condition: AmqpError::UnauthorizedAccess.into(),
+            code: 401_002,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn invalid_operation(message: impl Into<String>) -> Self {
+        Self {
+            condition: AmqpError::NotAllowed.into(),
+            code: 400_003,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn queue_full() -> Self {
+        let message = "The maximum number of pending commands has been reached.".to_owned();
+        Self {
+            condition: AmqpError::ResourceLimitExceeded.into(),
+            code: 403_004,
+            message,
+        }
+    }
+
+    pub(crate) fn too_large(limit: usize) -> Self {
+        let message = format!("The message exceeds the maximum of {limit} bytes.");
+        Self {
+            condition: LinkError::MessageSizeExceeded.into(),
+            code: 413_001,
+            message,
+        }
+    }
+
+    pub(crate) fn unknown_hub(name: &str) -> Self {
+        let condition = ErrorCondition::Custom(Symbol::from("com.microsoft:iot-hub-not-found-error"));
+        Self {
+            condition,
+            code: 401_001,
+            message: format!("IoT Hub {name} not found."),
+        }
+    }
+
+    /// As it goes into a detach, a close or a rejected outcome.
+    pub(crate) fn to_error(&self) -> Error {
+        let tracking_id = guid::hex(&guid::random()).to_uppercase();
+        let Self {
+            condition,
+            code,
+            message,
+        } = self;
+        let description = format!(
+            r#"{{"errorCode":{code},"trackingId":"{tracking_id}-G:2-TimeStamp:11/22/2026 12:00:00","message":"{message}","timestampUtc":"2026-11-22T12:00:00Z"}}"#
+        );
+        let mut info = Fields::default();
+        info.insert(Symbol::from("com.microsoft:is-filtered"), Value::Bool(true));
+        Error::new(condition.clone(), description, info)
+    }
+}

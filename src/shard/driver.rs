@@ -49,7 +49,7 @@ pub(super) struct Driver<S> {
     key: ConnectionKey,
     presence: Presence,
     phase: Phase,
-    peer_ended: bool,
+    peer_end: PeerEnd,
     /// Set in the last phases only; boxed, because most connections never see it.
     patience: Option<Pin<Box<Sleep>>>,
 }
@@ -59,6 +59,16 @@ enum Phase {
     Serving,
     ShuttingDown,
     Lingering,
+}
+
+/// The peer's sending side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PeerEnd {
+    Open,
+    /// It has ended, and the router does not know yet: what we have for the peer is written first, because a device
+    /// may well say all it has to say, end, and then listen.
+    Seen,
+    Told,
 }
 
 /// How serving came to its end.
@@ -91,7 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             key,
             presence: Presence::new(turn),
             phase: Phase::Serving,
-            peer_ended: false,
+            peer_end: PeerEnd::Open,
             patience: None,
         }
     }
@@ -153,6 +163,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 TransportState::CloseWhenFlushed if written.flushed => return Served::Ended(Ending::Flushed),
                 TransportState::CloseWhenFlushed => true,
             };
+            if self.peer_end == PeerEnd::Seen {
+                self.peer_end = PeerEnd::Told;
+                core.router.handle_eof(self.key, now);
+                continue;
+            }
             // What was written may have made room to read again.
             if !written.any {
                 return Served::Waiting { closing, wrote };
@@ -168,7 +183,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         context: &mut Context<'_>,
         budget: &mut ReadBudget,
     ) -> io::Result<()> {
-        while !self.peer_ended && core.router.may_read(self.key) {
+        while self.peer_end == PeerEnd::Open && core.router.may_read(self.key) {
             if budget.is_spent() {
                 // There may be more: come back after everybody else.
                 context.waker().wake_by_ref();
@@ -198,8 +213,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 return Poll::Ready(Err(error));
             }
             Poll::Ready(_) => {
-                self.peer_ended = true;
-                core.router.handle_eof(self.key, now);
+                self.peer_end = PeerEnd::Seen;
             }
         }
         Poll::Ready(Ok(0))
@@ -239,7 +253,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         match Pin::new(&mut self.transport).poll_shutdown(context) {
             Poll::Ready(Ok(())) => {
                 self.lose("closed");
-                if self.peer_ended {
+                if self.peer_end != PeerEnd::Open {
                     return Poll::Ready(());
                 }
                 self.phase = Phase::Lingering;

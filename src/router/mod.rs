@@ -12,12 +12,52 @@
 //! For one connection the driver loops: while [`may_read`](Router::may_read), read and call `handle_input`; while
 //! [`transmit`](Router::transmit) is not empty, write and call `transmitted`; then act on
 //! [`transport_state`](Router::transport_state). [`Action::Wake`] says that any of the three answers may have changed.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::panic
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
+)]
 
+mod attach;
+mod connection;
+mod connector;
+mod control;
+mod delivery_map;
+mod flow_control;
+mod loss;
+mod pair;
+mod pattern;
 pub mod settings;
+mod table;
+mod timer;
+mod transfer;
 
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use slab::Slab;
+
+use crate::amqp::condition::{self, AmqpError};
+use crate::endpoint::connection::{Announce, Connection, Event, Fault, Side};
+use connection::{Entry, Kind};
+use connector::{Connector, State};
+use pair::{LinkPair, SessionPair};
 use settings::{ConnectorId, ListenerId, RouterSettings};
+use table::LinkRouteTable;
+use timer::{Owner, Timers};
 
 /// Names one connection of one router; never reused, so a stale key is harmless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,23 +104,113 @@ pub struct TransportInfo {
 
 /// The router of one shard.
 #[derive(Debug)]
-pub struct Router {}
+pub struct Router {
+    settings: RouterSettings,
+    /// What every connection of a listener shares.
+    listeners: Vec<(Arc<Side>, Arc<Announce>)>,
+    connectors: Vec<Connector>,
+    routes: LinkRouteTable,
+    connections: Slab<Entry>,
+    session_pairs: Slab<SessionPair>,
+    link_pairs: Slab<LinkPair>,
+    actions: VecDeque<Action>,
+    timers: Timers,
+    /// Distinguishes a connection from earlier ones in the same slot.
+    generation: u32,
+    /// Last numbers used in log lines.
+    connection_number: u64,
+    link_number: u64,
+    /// Accepted connections, against `maxConnections`.
+    devices: usize,
+    /// Turns with each attach that several connectors could serve.
+    rotation: usize,
+    /// Bytes parked on their way to hubs, and devices that wait for them to become fewer.
+    parked_total: usize,
+    parked_readers: Vec<ConnectionKey>,
+    /// Bytes held for devices that do not read.
+    held_total: usize,
+    is_shutting_down: bool,
+    /// Reused by dispositions, which yield several ranges.
+    ranges: Vec<delivery_map::Range>,
+}
 
-#[allow(unused_variables)]
 impl Router {
     /// A router with no connections. Persistent connectors ask to be dialed at once ([`Action::Dial`]).
     pub fn new(settings: RouterSettings, now: Instant) -> Self {
-        unimplemented!()
+        let random = RandomState::new();
+        let connectors: Vec<Connector> = settings
+            .connectors
+            .iter()
+            .enumerate()
+            .map(|(index, connector)| Connector::new(connector.clone(), random.hash_one(index)))
+            .collect();
+        let listeners = settings
+            .listeners
+            .iter()
+            .map(|l| connection::listener(&settings, l))
+            .collect();
+        let routes = LinkRouteTable::new(settings.routes.clone());
+        let mut router = Router {
+            listeners,
+            connectors,
+            routes,
+            settings,
+            connections: Slab::new(),
+            session_pairs: Slab::new(),
+            link_pairs: Slab::new(),
+            actions: VecDeque::new(),
+            timers: Timers::default(),
+            generation: 0,
+            connection_number: 0,
+            link_number: 0,
+            devices: 0,
+            rotation: 0,
+            parked_total: 0,
+            parked_readers: Vec::new(),
+            held_total: 0,
+            is_shutting_down: false,
+            ranges: Vec::new(),
+        };
+        for index in 0..router.connectors.len() {
+            if router.connectors.get(index).is_some_and(Connector::is_persistent) {
+                router.want(ConnectorId(index), now);
+            }
+        }
+        router
     }
-    /// A device's transport was accepted. `None`: over `maxConnections`, drop it.
+
+    // ---- inputs --------------------------------------------------------------------------------------------------
+
+    /// A device's transport was accepted. `None`: over `maxConnections`, or shutting down; drop it.
     pub fn accepted(
         &mut self,
         listener: ListenerId,
         transport: TransportInfo,
         now: Instant,
     ) -> Option<ConnectionKey> {
-        unimplemented!()
+        let (side, announce) = self.listeners.get(listener.0)?.clone();
+        let settings = self.settings.listeners.get(listener.0)?;
+        if self.is_shutting_down {
+            return None;
+        }
+        if self.devices >= self.settings.max_connections {
+            tracing::info!(
+                target: "POLICY",
+                "DENY Connection '{}' based on global connection count. nConnections= {}",
+                transport.peer,
+                self.devices
+            );
+            return None;
+        }
+        let (address, handshake) = (settings.address.clone(), settings.handshake_timeout);
+        self.connection_number += 1;
+        self.devices += 1;
+        let number = self.connection_number;
+        tracing::info!(target: "SERVER", "[C{number}] Accepted connection to {address} from {}", transport.peer);
+        let connection = Connection::new(number, side, announce, Some(handshake), now);
+        Some(self.insert(Entry::new(connection, Kind::Device(listener), transport)))
     }
+
     /// The transport asked for by [`Action::Dial`] is ready. `None`: no longer wanted, drop it.
     pub fn dialed(
         &mut self,
@@ -88,62 +218,256 @@ impl Router {
         transport: TransportInfo,
         now: Instant,
     ) -> Option<ConnectionKey> {
-        unimplemented!()
+        let entry = self.connectors.get(connector.0)?;
+        if self.is_shutting_down || entry.state != State::Dialing {
+            return None;
+        }
+        let (side, announce) = connection::connector(&self.settings, &entry.settings);
+        let handshake = entry.settings.dial_timeout;
+        let connection = Connection::new(entry.number, side, announce, Some(handshake), now);
+        let key = self.insert(Entry::new(connection, Kind::Upstream(connector), transport));
+        if let Some(connector) = self.connectors.get_mut(connector.0) {
+            connector.state = State::Opening(key);
+        }
+        self.wake(key);
+        Some(key)
     }
+
     /// The dial failed; `reason` is one line for the operator (no secrets), logged here.
     pub fn dial_failed(&mut self, connector: ConnectorId, reason: &str, now: Instant) {
-        unimplemented!()
+        let Some(entry) = self.connectors.get_mut(connector.0) else {
+            return;
+        };
+        tracing::warn!(
+            target: "SERVER",
+            "[C{}] Connection to {} failed: {reason}",
+            entry.number,
+            entry.settings.address
+        );
+        entry.lost(false, now);
+        self.arm_connector(connector);
     }
-    /// Whether the driver may read from this connection now.
-    pub fn may_read(&self, connection: ConnectionKey) -> bool {
-        unimplemented!()
-    }
+
     /// Bytes arrived.
-    pub fn handle_input(&mut self, connection: ConnectionKey, bytes: &[u8], now: Instant) {
-        unimplemented!()
+    pub fn handle_input(&mut self, key: ConnectionKey, bytes: &[u8], now: Instant) {
+        let Some(entry) = self.entry_mut(key) else { return };
+        // The driver looks at this connection anyway when we return.
+        entry.is_awake = true;
+        let mut deframer = entry.connection.take_deframer(now);
+        let mut input = bytes;
+        while let Some(entry) = self.entry_mut(key) {
+            match entry.connection.next_event(&mut deframer, &mut input) {
+                Ok(None) => break,
+                Ok(Some(event)) => self.on_event(key, event, now),
+                Err(fault) => self.on_fault(key, fault),
+            }
+        }
+        if let Some(entry) = self.entry_mut(key) {
+            entry.is_awake = false;
+            entry.connection.put_back(deframer);
+        }
+        self.arm(key);
     }
-    /// The peer shut down its sending side.
-    pub fn handle_eof(&mut self, connection: ConnectionKey, now: Instant) {
-        unimplemented!()
+
+    /// The peer shut down its sending side: a device that does so without a close is gone.
+    pub fn handle_eof(&mut self, key: ConnectionKey, now: Instant) {
+        let Some(entry) = self.entry_mut(key) else { return };
+        entry.connection.on_eof();
+        self.transport_lost(key, "connection closed by the peer", now);
     }
+
     /// The transport is gone, by an error (`reason`) or because it was shut down as told. Frees the connection.
-    pub fn transport_lost(&mut self, connection: ConnectionKey, reason: &str, now: Instant) {
-        unimplemented!()
+    pub fn transport_lost(&mut self, key: ConnectionKey, reason: &str, now: Instant) {
+        self.remove(key, reason, now);
     }
-    /// Bytes to write now; empty when there is nothing.
-    pub fn transmit(&mut self, connection: ConnectionKey) -> &[u8] {
-        unimplemented!()
+
+    /// The first `count` bytes of what [`transmit`](Self::transmit) yields were written.
+    pub fn transmitted(&mut self, key: ConnectionKey, count: usize, now: Instant) {
+        let Some(entry) = self.entry_mut(key) else { return };
+        entry.connection.transmitted(count, now);
+        self.outbox_drained(key);
     }
-    /// The first `count` of them were written.
-    pub fn transmitted(&mut self, connection: ConnectionKey, count: usize, now: Instant) {
-        unimplemented!()
-    }
-    /// What to do with the transport.
-    pub fn transport_state(&self, connection: ConnectionKey) -> TransportState {
-        unimplemented!()
-    }
-    /// The next thing to do, oldest first.
-    pub fn poll_action(&mut self) -> Option<Action> {
-        unimplemented!()
-    }
-    /// When [`handle_timeout`](Router::handle_timeout) wants to be called.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        unimplemented!()
-    }
+
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
-        unimplemented!()
+        while let Some((owner, at)) = self.timers.pop(now) {
+            match owner {
+                Owner::Connection(key) => {
+                    let Some(entry) = self.entry_mut(key).filter(|entry| entry.scheduled == Some(at)) else {
+                        continue;
+                    };
+                    entry.scheduled = None;
+                    if let Err(error) = entry.connection.on_timeout(now) {
+                        self.on_fault(key, Fault::Connection(error));
+                    }
+                    self.wake(key);
+                    self.arm(key);
+                }
+                Owner::Connector(id) => {
+                    let Some(connector) = self.connectors.get_mut(id.0).filter(|c| c.scheduled == Some(at))
+                    else {
+                        continue;
+                    };
+                    connector.scheduled = None;
+                    self.on_connector_timeout(id, now);
+                    self.arm_connector(id);
+                }
+            }
+        }
     }
+
+    // ---- outputs -------------------------------------------------------------------------------------------------
+
+    /// Whether the driver may read from this connection now. If not, [`Action::Wake`] follows when it may.
+    pub fn may_read(&mut self, key: ConnectionKey) -> bool {
+        self.admit_reading(key)
+    }
+
+    /// Bytes to write now; empty when there is nothing.
+    pub fn transmit(&self, key: ConnectionKey) -> &[u8] {
+        self.entry(key)
+            .map_or(&[], |entry| entry.connection.outbox().as_slice())
+    }
+
+    /// What to do with the transport.
+    pub fn transport_state(&self, key: ConnectionKey) -> TransportState {
+        match self.entry(key) {
+            None => TransportState::Abort,
+            Some(entry) if entry.connection.is_over() => TransportState::CloseWhenFlushed,
+            Some(_) => TransportState::Open,
+        }
+    }
+
+    /// The next thing to do, oldest first.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        let action = self.actions.pop_front()?;
+        if let Action::Wake(key) = action
+            && let Some(entry) = self.entry_mut(key)
+        {
+            entry.is_awake = false;
+        }
+        Some(action)
+    }
+
+    /// When [`handle_timeout`](Router::handle_timeout) wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    // ---- commands and getters ------------------------------------------------------------------------------------
+
     /// Stop: close every connection properly, dial no more. Done when [`is_empty`](Router::is_empty).
     pub fn shutdown(&mut self, now: Instant) {
-        unimplemented!()
+        self.is_shutting_down = true;
+        let forced = AmqpError::new(condition::CONNECTION_FORCED, "the router is shutting down");
+        let keys: Vec<ConnectionKey> = self
+            .connections
+            .iter()
+            .map(|(index, entry)| entry.key(index))
+            .collect();
+        let is_device = |router: &Router, key| {
+            router
+                .entry(key)
+                .is_some_and(|e| matches!(e.kind, Kind::Device(_)))
+        };
+        // Devices first: their detaches and ends towards the hub go out before the hub's close.
+        let (devices, hubs): (Vec<_>, Vec<_>) = keys.into_iter().partition(|&key| is_device(self, key));
+        for key in devices.into_iter().chain(hubs) {
+            let Some(entry) = self.entry(key) else { continue };
+            tracing::info!(target: "SERVER", "[C{}] Closing connection on shutdown", entry.connection.number);
+            self.release_sessions(key, loss::Farewell::Lost(None));
+            if let Some(entry) = self.entry_mut(key) {
+                entry.connection.close(Some(&forced), now);
+            }
+            self.wake(key);
+            self.arm(key);
+        }
     }
+
     /// No connection is left.
     pub fn is_empty(&self) -> bool {
-        unimplemented!()
+        self.connections.is_empty()
     }
+
     /// How long a dial of this connector may take in all.
     pub fn dial_timeout(&self, connector: ConnectorId) -> Duration {
-        unimplemented!()
+        self.connectors
+            .get(connector.0)
+            .map_or(Duration::from_secs(30), |connector| {
+                connector.settings.dial_timeout
+            })
+    }
+
+    // ---- dispatch ------------------------------------------------------------------------------------------------
+
+    #[inline]
+    fn on_event(&mut self, key: ConnectionKey, event: Event<'_>, now: Instant) {
+        match event {
+            Event::Consumed => {}
+            Event::Transfer {
+                channel,
+                handle,
+                transfer,
+                body,
+            } => {
+                self.on_transfer(key, channel, handle, &transfer, body);
+            }
+            Event::Disposition {
+                channel,
+                disposition,
+                body,
+            } => {
+                self.on_disposition(key, channel, &disposition, body);
+            }
+            Event::Flow {
+                channel,
+                handle,
+                flow,
+                body,
+            } => self.on_flow(key, channel, handle, &flow, body),
+            Event::Attach {
+                channel,
+                handle,
+                kind,
+                attach,
+                body,
+            } => {
+                self.on_attach(key, channel, handle, kind, &attach, body, now);
+            }
+            Event::Detach {
+                channel,
+                handle,
+                detach,
+                body,
+            } => {
+                self.on_detach(key, channel, handle, &detach, body);
+            }
+            Event::Opened(open) => self.on_opened(key, &open, now),
+            Event::Begun { channel } => self.on_begun(key, channel),
+            Event::Ended {
+                channel: _,
+                owners,
+                error,
+            } => self.on_ended(key, &owners, error),
+            Event::Closed { error } => self.on_closed(key, error),
+        }
+    }
+
+    fn on_fault(&mut self, key: ConnectionKey, fault: Fault) {
+        match fault {
+            Fault::Connection(error) => self.fail_connection(key, &error),
+            Fault::Session(channel, error) => {
+                let Some(entry) = self.entry_mut(key) else { return };
+                tracing::info!(
+                    target: "SERVER",
+                    "[C{}] Session on channel {channel} ended: {} {error}",
+                    entry.connection.number,
+                    error.condition()
+                );
+                let encoded = AmqpError::new(error.condition(), error.to_string()).encode();
+                let owners = entry.connection.end_session(channel, Some(&encoded));
+                self.sessions_gone(key, &owners, &loss::Farewell::Lost(None));
+            }
+        }
     }
 }

@@ -1,0 +1,268 @@
+//! Writes frames that carry another peer's performative with a new head: channel, handle, delivery-id, link name.
+//!
+//! The hot file. A transfer's tail, from delivery-tag to the end of the payload, is one contiguous slice of the frame
+//! that came in and is copied once, into the outbox of the peer it goes to. The new head may be wider or narrower
+//! than the old one, so the list is written with a head of its own size.
+
+use super::codes::format;
+use super::fields::Tail;
+use super::frame::{FrameType, HEADER_LENGTH, write_frame, write_frame_header};
+use super::performative::{Role, Transfer};
+use super::reader::Reader;
+use super::serial::{Channel, DeliveryId, Handle, TransferId};
+use super::writer::{Writer, uint_size};
+
+/// Descriptor (3 bytes) and the head of a list32 (9 bytes): the most that precedes a performative's fields.
+const LIST_HEAD: usize = 12;
+/// A piece of payload smaller than this is not worth a frame: the peer's max-frame-size cannot carry the head.
+const MIN_PIECE: usize = 64;
+
+/// The session part of a `flow`, as the sending session counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionFlow {
+    /// `next-incoming-id`; absent until the peer's begin is known.
+    pub next_incoming_id: Option<TransferId>,
+    /// `incoming-window`
+    pub incoming_window: u32,
+    /// `next-outgoing-id`
+    pub next_outgoing_id: TransferId,
+    /// `outgoing-window`
+    pub outgoing_window: u32,
+}
+
+/// Appends an `attach` with another name and handle.
+pub fn write_attach(
+    out: &mut Vec<u8>,
+    channel: Channel,
+    name: &str,
+    handle: Handle,
+    role: Role,
+    tail: Tail<'_>,
+) {
+    let name_size = name.len() + if name.len() <= 255 { 2 } else { 5 };
+    write_frame(out, FrameType::Amqp, channel, |out| {
+        let mut out = Writer::new(out);
+        let size = name_size + uint_size(handle.0) + 1 + tail.bytes.len();
+        out.list_head(0x12, tail.count.saturating_add(3), size);
+        out.string(name);
+        out.uint(handle.0);
+        out.boolean(role.is_receiver());
+        out.tail(tail);
+    });
+}
+
+/// Attach fields that a small peer can do without, counted from `snd-settle-mode`, in the order in which they go:
+/// `properties`, `desired-capabilities`, `offered-capabilities`, `unsettled` (IoT Hub: devices with 512-byte frames).
+const EXPENDABLE: [usize; 4] = [10, 9, 8, 4];
+
+/// The attach fields behind `role` without the first `dropped` expendable ones. `None` when there are no more.
+pub fn trimmed_attach_tail(tail: Tail<'_>, dropped: usize) -> Option<Vec<u8>> {
+    let without = EXPENDABLE.get(..dropped)?;
+    let mut reader = Reader::new(tail.bytes);
+    let mut out = Vec::with_capacity(tail.bytes.len());
+    for index in 0..usize::from(tail.count) {
+        let field = reader.skip().ok()?;
+        if without.contains(&index) {
+            out.push(format::NULL)
+        } else {
+            out.extend_from_slice(field)
+        }
+    }
+    Some(out)
+}
+
+/// Appends a `flow`: the session's own numbers, and the link part carried from another peer.
+pub fn write_flow(
+    out: &mut Vec<u8>,
+    channel: Channel,
+    session: SessionFlow,
+    link: Option<(Handle, Tail<'_>)>,
+) {
+    // A flow of the session alone has every field, so that a peer that reads by position finds them.
+    const NO_LINK: Tail<'_> = Tail {
+        count: 6,
+        bytes: &[format::NULL; 6],
+    };
+    let (handle, tail) = link.map_or((None, NO_LINK), |(handle, tail)| (Some(handle), tail));
+    let size = optional_uint_size(session.next_incoming_id.map(|id| id.0))
+        + uint_size(session.incoming_window)
+        + uint_size(session.next_outgoing_id.0)
+        + uint_size(session.outgoing_window)
+        + optional_uint_size(handle.map(|handle| handle.0))
+        + tail.bytes.len();
+    write_frame(out, FrameType::Amqp, channel, |out| {
+        let mut out = Writer::new(out);
+        out.list_head(0x13, tail.count.saturating_add(5), size);
+        out.optional(session.next_incoming_id, |out, id| out.uint(id.0));
+        out.uint(session.incoming_window);
+        out.uint(session.next_outgoing_id.0);
+        out.uint(session.outgoing_window);
+        out.optional(handle, |out, handle| out.uint(handle.0));
+        out.tail(tail);
+    });
+}
+
+/// How far a transfer has been written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// All of it.
+    All,
+    /// Payload up to this offset; the rest needs another frame.
+    UpTo(usize),
+    /// The peer's max-frame-size cannot hold even the transfer's head.
+    HeadTooLarge,
+}
+
+/// Appends one frame of a transfer: the whole of it, or as much of the payload from `offset` as `max_frame_size`
+/// allows. At offset 0 the frame carries the head of the original; later frames are continuations of our own.
+#[inline]
+pub fn write_transfer(
+    out: &mut Vec<u8>,
+    channel: Channel,
+    handle: Handle,
+    delivery_id: Option<DeliveryId>,
+    transfer: &Transfer<'_>,
+    offset: usize,
+    max_frame_size: usize,
+) -> Written {
+    if offset > 0 {
+        return write_continuation(out, channel, handle, transfer, offset, max_frame_size);
+    }
+    let list =
+        uint_size(handle.0) + optional_uint_size(delivery_id.map(|id| id.0)) + transfer.tail.bytes.len();
+    let head = list + if list < 255 { 6 } else { LIST_HEAD };
+    if HEADER_LENGTH + head + transfer.payload.len() <= max_frame_size {
+        write_frame_header(out, channel, head + transfer.payload.len());
+        let mut out = Writer::new(out);
+        out.list_head(0x14, transfer.tail.count.saturating_add(2), list);
+        out.uint(handle.0);
+        out.optional(delivery_id, |out, id| out.uint(id.0));
+        out.tail(transfer.tail);
+        out.raw(transfer.payload);
+        return Written::All;
+    }
+    write_first_piece(out, channel, handle, delivery_id, transfer, max_frame_size)
+}
+
+/// The first of several frames: the original's head with `more` set.
+fn write_first_piece(
+    out: &mut Vec<u8>,
+    channel: Channel,
+    handle: Handle,
+    delivery_id: Option<DeliveryId>,
+    transfer: &Transfer<'_>,
+    max_frame_size: usize,
+) -> Written {
+    let mut head = Vec::with_capacity(transfer.tail.bytes.len() + 16);
+    let mut fields = Writer::new(&mut head);
+    fields.uint(handle.0);
+    fields.optional(delivery_id, |fields, id| fields.uint(id.0));
+    fields.tail(transfer.before_more);
+    for _ in transfer.before_more.count..3 {
+        fields.null();
+    }
+    fields.boolean(true);
+    fields.tail(transfer.after_more);
+    let count = transfer.after_more.count.saturating_add(6);
+    write_piece(out, channel, &head, count, transfer.payload, 0, max_frame_size)
+}
+
+/// A later frame, with every field: whoever reads by position finds them.
+fn write_continuation(
+    out: &mut Vec<u8>,
+    channel: Channel,
+    handle: Handle,
+    transfer: &Transfer<'_>,
+    offset: usize,
+    max_frame_size: usize,
+) -> Written {
+    let rest = transfer.payload.len().saturating_sub(offset);
+    // A handle and ten fields of one byte each always fit a list8.
+    let size = uint_size(handle.0) + 10;
+    let is_last = HEADER_LENGTH + 6 + size + rest <= max_frame_size;
+    let mut head = Vec::with_capacity(size);
+    let mut fields = Writer::new(&mut head);
+    fields.uint(handle.0);
+    for _ in 0..3 {
+        fields.null(); // delivery-id, delivery-tag, message-format
+    }
+    fields.optional(transfer.settled, Writer::boolean);
+    fields.boolean(transfer.more || !is_last);
+    for _ in 0..5 {
+        fields.null(); // rcv-settle-mode, state, resume, aborted, batchable
+    }
+    write_piece(out, channel, &head, 11, transfer.payload, offset, max_frame_size)
+}
+
+fn write_piece(
+    out: &mut Vec<u8>,
+    channel: Channel,
+    head: &[u8],
+    count: u8,
+    payload: &[u8],
+    offset: usize,
+    max_frame_size: usize,
+) -> Written {
+    let list_head = if head.len() < 255 { 6 } else { LIST_HEAD };
+    let Some(room) = max_frame_size.checked_sub(HEADER_LENGTH + list_head + head.len()) else {
+        return Written::HeadTooLarge;
+    };
+    let rest = payload.get(offset..).unwrap_or_default();
+    if room < MIN_PIECE && room < rest.len() {
+        return Written::HeadTooLarge;
+    }
+    let (piece, left) = rest.split_at_checked(room).unwrap_or((rest, &[]));
+    write_frame(out, FrameType::Amqp, channel, |out| {
+        let mut out = Writer::new(out);
+        out.list_head(0x14, count, head.len());
+        out.raw(head);
+        out.raw(piece);
+    });
+    if left.is_empty() {
+        Written::All
+    } else {
+        Written::UpTo(offset + piece.len())
+    }
+}
+
+/// Appends a `disposition` for other delivery-ids.
+pub fn write_disposition(
+    out: &mut Vec<u8>,
+    channel: Channel,
+    role: Role,
+    first: DeliveryId,
+    last: DeliveryId,
+    tail: Tail<'_>,
+) {
+    let last = (last != first).then_some(last);
+    let size = 1 + uint_size(first.0) + optional_uint_size(last.map(|id| id.0)) + tail.bytes.len();
+    write_frame(out, FrameType::Amqp, channel, |out| {
+        let mut out = Writer::new(out);
+        out.list_head(0x15, tail.count.saturating_add(3), size);
+        out.boolean(role.is_receiver());
+        out.uint(first.0);
+        out.optional(last, |out, id| out.uint(id.0));
+        out.tail(tail);
+    });
+}
+
+/// Appends a `detach` for another handle.
+pub fn write_detach(out: &mut Vec<u8>, channel: Channel, handle: Handle, tail: Tail<'_>) {
+    write_frame(out, FrameType::Amqp, channel, |out| {
+        let mut out = Writer::new(out);
+        out.list_head(
+            0x16,
+            tail.count.saturating_add(1),
+            uint_size(handle.0) + tail.bytes.len(),
+        );
+        out.uint(handle.0);
+        out.tail(tail);
+    });
+}
+
+const fn optional_uint_size(value: Option<u32>) -> usize {
+    match value {
+        Some(value) => uint_size(value),
+        None => 1,
+    }
+}

@@ -1,0 +1,419 @@
+//! One resolved entity to its typed form, with the checks that need nothing but the entity itself.
+//!
+//! A builder goes on after an error, with a stand-in for what is wrong, so that other sections can still refer to this
+//! one: the findings decide whether the result may be used.
+
+pub(super) mod route;
+pub(super) mod tls;
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use super::levels;
+use super::model::{
+    AddressFamily, Connector, ConnectorRole, ErrorConditions, Listener, Log, LogOutput, Policy, Router,
+    SslProfile,
+};
+use super::names::{quoted, suggestion};
+use super::report::Findings;
+use super::resolve::Fields;
+
+/// AMQP 1.0 part 2, §2.7.1: no peer may have a smaller limit.
+const MIN_MAX_FRAME_SIZE: u32 = 512;
+/// qdrouterd 1.19: more are not numbered.
+const MAX_SESSIONS: u16 = 32768;
+/// qdrouterd 1.19: longer ids are refused.
+const MAX_ROUTER_ID: usize = 127;
+
+/// Mechanisms that a connector can use.
+const MECHANISMS: [&str; 4] = ["ANONYMOUS", "EXTERNAL", "MSSBCBS", "PLAIN"];
+/// Mechanisms that the SASL library of qdrouterd may have had besides.
+const FOREIGN_MECHANISMS: [&str; 17] = [
+    "CRAM-MD5",
+    "DIGEST-MD5",
+    "GS2-IAKERB",
+    "GS2-KRB5",
+    "GSS-SPNEGO",
+    "GSSAPI",
+    "KERBEROS_V4",
+    "LOGIN",
+    "NTLM",
+    "OAUTHBEARER",
+    "OTP",
+    "SCRAM-SHA-1",
+    "SCRAM-SHA-256",
+    "SCRAM-SHA-512",
+    "SRP",
+    "XOAUTH",
+    "XOAUTH2",
+];
+
+/// The router, with what a 0.6 file says in `container`.
+pub(super) fn router(router: &Fields, container: &Fields, findings: &mut Findings) -> Router {
+    if container.line > 0 {
+        let message = "container: section of 0.6 to 0.8; its attributes are taken into the router section";
+        findings.warning(container.line, message);
+    }
+    Router {
+        line: router.line,
+        id: router_id(router, container, findings),
+        timestamps_in_utc: router.boolean("timestampsInUTC"),
+        timestamp_format: router.text("timestampFormat"),
+        allow_resumable_link_route: router.boolean("allowResumableLinkRoute"),
+        error_conditions: match router.tag("errorConditions") {
+            "qd" => ErrorConditions::Qd,
+            _ => ErrorConditions::Amqp,
+        },
+    }
+}
+
+/// qdrouterd 0.6 announced containerName, and routerId was a name among routers; from 0.7 on the id is announced.
+fn router_id(router: &Fields, container: &Fields, findings: &mut Findings) -> String {
+    let own = router.text("id").map(|id| (id, router.line_of("id")));
+    let container_name = container
+        .text("containerName")
+        .map(|name| (name, container.line_of("containerName")));
+    let chosen = match (own, container_name) {
+        (Some((id, id_line)), Some((name, name_line))) if id != name => {
+            let is_modern = router.is_spelled("id");
+            let (used, unused) = if is_modern {
+                ("id", "containerName")
+            } else {
+                ("containerName", "routerId")
+            };
+            let chosen = if is_modern {
+                (id, id_line)
+            } else {
+                (name, name_line)
+            };
+            let message = format!(
+                "the container-id in every open is {}, of `{used}`; `{unused}` is not used",
+                quoted(&chosen.0)
+            );
+            findings.warning(if is_modern { name_line } else { id_line }, message);
+            Some(chosen)
+        }
+        (Some(own), _) => Some(own),
+        (None, container_name) => container_name,
+    };
+    let Some((id, line)) = chosen else {
+        return generated_id();
+    };
+    if id.len() > MAX_ROUTER_ID {
+        findings.error(
+            line,
+            format!("router: the id has more than {MAX_ROUTER_ID} characters"),
+        );
+    }
+    if id.is_empty()
+        || id
+            .chars()
+            .any(|character| character.is_whitespace() || character.is_control())
+    {
+        findings.error(
+            line,
+            format!(
+                "router: the id {} is empty or holds a blank or control character",
+                quoted(&id)
+            ),
+        );
+    }
+    id
+}
+
+/// `Standalone_` and 15 characters that two routers will not share.
+fn generated_id() -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-";
+    let mut id = "Standalone_".to_owned();
+    // Hashers are keyed at random, for each process and each `RandomState`.
+    let mut bits = [
+        RandomState::new().hash_one("high"),
+        RandomState::new().hash_one("low"),
+    ];
+    for count in 0..15 {
+        if let Some(word) = bits.get_mut(count / 10) {
+            id.extend(
+                ALPHABET
+                    .get((*word & 63) as usize)
+                    .map(|letter| char::from(*letter)),
+            );
+            *word >>= 6;
+        }
+    }
+    id
+}
+
+/// A listener; `None` for one that would serve HTTP, which was already said.
+pub(super) fn listener(fields: &Fields, findings: &mut Findings) -> Option<Listener> {
+    if fields.is_http_listener() {
+        return None;
+    }
+    let family = family(fields);
+    if !fields.is_given("host") {
+        let message = "listener: without `host` only this machine can connect (127.0.0.1, as in qdrouterd 0.6 to 0.8); \
+                       qdrouterd 1.0 and later listened everywhere: for that, write `host: 0.0.0.0`";
+        findings.warning(fields.line, message);
+    }
+    let mut host = host(fields, findings);
+    if host.is_empty() {
+        host = if family == Some(AddressFamily::Ipv6) {
+            "::"
+        } else {
+            "0.0.0.0"
+        }
+        .to_owned();
+    }
+    let port = fields.port("port");
+    let mut sasl_mechanisms = fields.words("saslMechanisms");
+    if sasl_mechanisms.is_empty() {
+        sasl_mechanisms = vec!["ANONYMOUS".to_owned(), "MSSBCBS".to_owned()];
+    }
+    Some(Listener {
+        line: fields.line,
+        name: fields
+            .text("name")
+            .unwrap_or_else(|| format!("listener/{host}:{port}")),
+        host,
+        port,
+        family,
+        max_frame_size: max_frame_size(fields, findings),
+        max_sessions: max_sessions(fields, findings),
+        max_session_frames: fields.integer("maxSessionFrames").filter(|frames| *frames > 0),
+        idle_timeout: seconds(fields, "idleTimeoutSeconds"),
+        initial_handshake_timeout: seconds(fields, "initialHandshakeTimeoutSeconds"),
+        sasl_mechanisms,
+    })
+}
+
+/// A connector, and the TLS profile that a 0.6 file may hold in the connector itself.
+pub(super) fn connector(
+    fields: &Fields,
+    profiles: &[SslProfile],
+    findings: &mut Findings,
+) -> (Connector, Option<SslProfile>) {
+    let host = host(fields, findings);
+    if host.is_empty() {
+        findings.error(fields.line_of("host"), "connector: `host` is empty");
+    }
+    let port = fields.port("port");
+    if port == 0 && fields.is_set("port") {
+        findings.error(
+            fields.line_of("port"),
+            "connector: `port` is 0, but must be the port of the hub",
+        );
+    }
+    let name = fields
+        .text("name")
+        .unwrap_or_else(|| format!("connector/{host}:{port}"));
+    tls::check_reference(fields, profiles, findings);
+    let inline_profile = tls::inline_profile(fields, &name, profiles, findings);
+    let referenced = fields.text("sslProfile").filter(|name| !name.is_empty());
+    if port == 5671 && inline_profile.is_none() && referenced.is_none() {
+        let message = "connector: port 5671 is for TLS, but TLS is used only with `sslProfile`";
+        findings.warning(fields.line_of("port"), message);
+    }
+    let connector = Connector {
+        line: fields.line,
+        host,
+        port,
+        family: family(fields),
+        role: match fields.tag("role") {
+            "on-demand" => ConnectorRole::OnDemand,
+            "route-container" => ConnectorRole::RouteContainer,
+            _ => ConnectorRole::Normal,
+        },
+        ssl_profile: inline_profile
+            .as_ref()
+            .map(|profile| profile.name.clone())
+            .or(referenced),
+        verify_hostname: fields.boolean("verifyHostname"),
+        sasl_mechanisms: connector_mechanisms(fields, findings),
+        sasl_username: fields.text("saslUsername"),
+        sasl_password: fields.secret("saslPassword"),
+        max_frame_size: max_frame_size(fields, findings),
+        max_sessions: max_sessions(fields, findings),
+        max_session_frames: fields.integer("maxSessionFrames").filter(|frames| *frames > 0),
+        idle_timeout: seconds(fields, "idleTimeoutSeconds"),
+        name,
+    };
+    (connector, inline_profile)
+}
+
+/// The mechanisms of the list that we can use.
+fn connector_mechanisms(fields: &Fields, findings: &mut Findings) -> Vec<String> {
+    let line = fields.line_of("saslMechanisms");
+    let listed = fields.words("saslMechanisms");
+    let mut usable = Vec::new();
+    for mechanism in &listed {
+        if MECHANISMS.contains(&mechanism.as_str()) {
+            usable.push(mechanism.clone());
+        } else if FOREIGN_MECHANISMS.contains(&mechanism.as_str()) {
+            findings.warning(
+                line,
+                format!("connector: SASL mechanism `{mechanism}` is not available and never chosen"),
+            );
+        } else {
+            let hint = suggestion(mechanism, MECHANISMS);
+            findings.error(
+                line,
+                format!("connector: unknown SASL mechanism {}{hint}", quoted(mechanism)),
+            );
+        }
+    }
+    if usable.is_empty()
+        && listed
+            .iter()
+            .any(|mechanism| FOREIGN_MECHANISMS.contains(&mechanism.as_str()))
+    {
+        let message = format!(
+            "connector: none of its `saslMechanisms` is available; there are {}",
+            MECHANISMS.join(", ")
+        );
+        findings.error(line, message);
+    }
+    usable
+}
+
+/// Limits for all listeners together.
+pub(super) fn policy(fields: &Fields) -> Policy {
+    // 0.6 had 0 for "no limit"; the default is as good as none.
+    let max_connections = fields.integer("maxConnections").filter(|limit| *limit > 0);
+    Policy {
+        line: fields.line,
+        max_connections: max_connections.unwrap_or(65535),
+    }
+}
+
+/// Log settings of one module.
+pub(super) fn log(fields: &Fields, findings: &mut Findings) -> Option<Log> {
+    let module = fields.tag("module");
+    if module.is_empty() {
+        if !fields.is_given("module") {
+            findings.error(fields.line, "log: required attribute `module` is missing");
+        }
+        return None;
+    }
+    let levels = levels::read(&fields.text("enable").unwrap_or_default()).unwrap_or_else(|wrong| {
+        findings.error(fields.line_of("enable"), format!("log: `enable` {wrong}"));
+        None
+    });
+    let output = fields.text("outputFile").map(|output| match output.as_str() {
+        "stderr" => LogOutput::Stderr,
+        "stdout" => LogOutput::Stdout,
+        "syslog" => LogOutput::Syslog,
+        _ => LogOutput::File(output),
+    });
+    Some(Log {
+        line: fields.line,
+        module: module.to_owned(),
+        levels,
+        include_timestamp: fields.optional_boolean("includeTimestamp"),
+        include_source: fields.optional_boolean("includeSource"),
+        output,
+    })
+}
+
+/// A host name or address, without the brackets of an IPv6 address.
+fn host(fields: &Fields, findings: &mut Findings) -> String {
+    let text = fields.text("host").unwrap_or_default();
+    let host = text
+        .strip_prefix('[')
+        .and_then(|inner| inner.strip_suffix(']'))
+        .unwrap_or(&text);
+    if let Some(wrong) = host_fault(host) {
+        let message = format!("{}: `host` is {}, but {wrong}", fields.entity.name, quoted(host));
+        findings.error(fields.line_of("host"), message);
+    }
+    host.to_owned()
+}
+
+fn host_fault(host: &str) -> Option<&'static str> {
+    // `fe80::1%eth0` names the interface, too.
+    let address = host.split_once('%').map_or(host, |(address, _)| address);
+    if host.parse::<IpAddr>().is_ok() || address.parse::<Ipv6Addr>().is_ok() || host.contains('<') {
+        None
+    } else if host.contains('/') {
+        Some("must be a host name or address, not a URL")
+    } else if host.contains(':') {
+        Some("must be a host name or address; the port has an attribute of its own, `port`")
+    } else if host
+        .chars()
+        .any(|character| character.is_whitespace() || character.is_control())
+    {
+        Some("a host name has no blanks")
+    } else {
+        None
+    }
+}
+
+fn family(fields: &Fields) -> Option<AddressFamily> {
+    match fields.tag("socketAddressFamily") {
+        "IPv4" => Some(AddressFamily::Ipv4),
+        "IPv6" => Some(AddressFamily::Ipv6),
+        _ => None,
+    }
+}
+
+fn max_frame_size(fields: &Fields, findings: &mut Findings) -> u32 {
+    let size = fields.integer("maxFrameSize").unwrap_or(MIN_MAX_FRAME_SIZE);
+    if size < MIN_MAX_FRAME_SIZE {
+        let message = format!(
+            "{}: `maxFrameSize` is {size}; the least that AMQP allows, {MIN_MAX_FRAME_SIZE}, is used",
+            fields.entity.name
+        );
+        findings.warning(fields.line_of("maxFrameSize"), message);
+    }
+    size.max(MIN_MAX_FRAME_SIZE)
+}
+
+fn max_sessions(fields: &Fields, findings: &mut Findings) -> u16 {
+    let sessions = fields.integer("maxSessions").unwrap_or_default();
+    if sessions > u32::from(MAX_SESSIONS) {
+        let message = format!(
+            "{}: `maxSessions` is {sessions}; the most there can be, {MAX_SESSIONS}, is used",
+            fields.entity.name
+        );
+        findings.warning(fields.line_of("maxSessions"), message);
+    }
+    u16::try_from(sessions)
+        .ok()
+        .filter(|sessions| (1..=MAX_SESSIONS).contains(sessions))
+        .unwrap_or(MAX_SESSIONS)
+}
+
+/// A time that 0 turns off.
+fn seconds(fields: &Fields, name: &str) -> Option<Duration> {
+    let seconds = fields.integer(name).filter(|seconds| *seconds > 0)?;
+    Some(Duration::from_secs(u64::from(seconds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generated_ids_look_like_those_of_qdrouterd_and_differ() {
+        let (first, second) = (generated_id(), generated_id());
+        assert_eq!(first.len(), "Standalone_".len() + 15);
+        assert!(first.starts_with("Standalone_"));
+        assert_ne!(first, second);
+    }
+
+    #[test]
+    fn hosts() {
+        for host in [
+            "hub.azure-devices.net",
+            "10.0.0.1",
+            "::1",
+            "fe80::1%eth0",
+            "<iotHub>.azure-devices.net",
+            "",
+        ] {
+            assert_eq!(host_fault(host), None, "{host}");
+        }
+        for host in ["amqps://hub", "hub:5671", "a b", "hub/", "1:2"] {
+            assert!(host_fault(host).is_some(), "{host}");
+        }
+    }
+}

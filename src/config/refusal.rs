@@ -1,0 +1,120 @@
+//! What this version refuses although qdrouterd can do it: ignoring it would weaken security or change the meaning.
+//!
+//! One list, in one place, because each row disappears when a version learns to do what it says.
+
+use super::entity::Attribute;
+use super::value::Value;
+
+/// One attribute with values that stop the start.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Entity name.
+    pub entity: &'static str,
+    /// Canonical attribute name.
+    pub attribute: &'static str,
+    /// Which values.
+    pub when: When,
+    /// What this version cannot do.
+    pub reason: &'static str,
+}
+
+/// Which values are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Any.
+    Set,
+    /// One of these, booleans written as `yes` or `no`.
+    Is(&'static [&'static str]),
+    /// A list with a word beyond these.
+    Beyond(&'static [&'static str]),
+}
+
+const YES: When = When::Is(&["yes"]);
+const NO: When = When::Is(&["no"]);
+
+const NO_TLS: &str =
+    "devices cannot connect by TLS in this version; the listener would be open in clear text";
+const NO_AUTHENTICATION: &str =
+    "devices cannot be authenticated in this version; the listener would admit everyone";
+const NO_ROLE: &str = "this version opens listeners of role `normal` only";
+const NO_NETWORK: &str = "this daemon joins no network of routers";
+const NO_POLICY: &str = "the vhost policy is not applied in this version; everything would be allowed";
+
+/// Every refusal.
+pub const REFUSALS: &[Refusal] = &[
+    refuse("listener", "sslProfile", When::Set, NO_TLS),
+    refuse("listener", "certFile", When::Set, NO_TLS),
+    refuse("listener", "privateKeyFile", When::Set, NO_TLS),
+    refuse("listener", "caCertFile", When::Set, NO_TLS),
+    refuse("listener", "password", When::Set, NO_TLS),
+    refuse("listener", "passwordFile", When::Set, NO_TLS),
+    refuse("listener", "requireSsl", YES, NO_TLS),
+    refuse("listener", "requireEncryption", YES, NO_TLS),
+    refuse("listener", "allowUnsecured", NO, NO_TLS),
+    refuse("listener", "authenticatePeer", YES, NO_AUTHENTICATION),
+    refuse("listener", "allowNoSasl", NO, NO_AUTHENTICATION),
+    refuse(
+        "listener",
+        "saslMechanisms",
+        When::Beyond(&["ANONYMOUS", "MSSBCBS"]),
+        NO_AUTHENTICATION,
+    ),
+    refuse("listener", "saslPlugin", When::Set, NO_AUTHENTICATION),
+    refuse(
+        "listener",
+        "multiTenant",
+        YES,
+        "tenants cannot be kept apart in this version; their addresses would be mixed",
+    ),
+    refuse(
+        "listener",
+        "role",
+        When::Is(&["route-container", "on-demand"]),
+        NO_ROLE,
+    ),
+    refuse(
+        "listener",
+        "role",
+        When::Is(&["inter-router", "edge", "edge-uplink"]),
+        NO_NETWORK,
+    ),
+    refuse(
+        "connector",
+        "role",
+        When::Is(&["inter-router", "edge", "edge-uplink"]),
+        NO_NETWORK,
+    ),
+    refuse("policy", "enableVhostPolicy", YES, NO_POLICY),
+];
+
+/// The refusal that this value meets, if any.
+pub(super) fn of(entity: &str, attribute: &Attribute, value: &Value) -> Option<&'static Refusal> {
+    REFUSALS.iter().find(|refusal| {
+        refusal.entity == entity && refusal.attribute == attribute.name && refusal.when.covers(value)
+    })
+}
+
+impl When {
+    fn covers(self, value: &Value) -> bool {
+        match (self, value) {
+            (When::Set, _) => true,
+            (When::Is(refused), Value::Tag(tag)) => refused.contains(tag),
+            (When::Is(refused), Value::Boolean(value)) => {
+                refused.contains(&if *value { "yes" } else { "no" })
+            }
+            (When::Beyond(known), Value::Words(words)) => {
+                words.iter().any(|word| !known.contains(&word.as_str()))
+            }
+            (When::Is(_) | When::Beyond(_), _) => false,
+        }
+    }
+}
+
+const fn refuse(entity: &'static str, attribute: &'static str, when: When, reason: &'static str) -> Refusal {
+    Refusal {
+        entity,
+        attribute,
+        when,
+        reason,
+    }
+}

@@ -1,0 +1,204 @@
+//! What can be found out about a configuration without opening a socket, but not from its file alone.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::SystemTime;
+
+use crate::config::{self, Config, Finding, Severity};
+use crate::daemon::logging;
+use crate::shard::tls::inspect_ca_file;
+
+/// Looks at what a configuration refers to outside of its file.
+pub(super) struct Inspection {
+    file: String,
+    findings: Vec<Finding>,
+}
+
+impl Inspection {
+    /// Everything to say about the configuration that was read from `file`.
+    pub(super) fn findings(file: &Path, config: &Config, now: SystemTime) -> Vec<Finding> {
+        let mut inspection = Inspection {
+            file: file.display().to_string(),
+            findings: Vec::new(),
+        };
+        inspection.log(config);
+        inspection.certificates(config, now);
+        inspection.routes(config);
+        inspection.findings
+    }
+
+    fn add(&mut self, severity: Severity, line: u32, message: String) {
+        let finding = Finding {
+            severity,
+            file: self.file.clone(),
+            line,
+            message,
+        };
+        // Two connectors with one profile have the same to say of it.
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
+        }
+    }
+
+    fn log(&mut self, config: &Config) {
+        if let Some(format) = &config.router.timestamp_format
+            && let Err(reason) = logging::check_format(format)
+        {
+            let message = format!("timestampFormat is printed in part as it stands: {reason}");
+            self.add(Severity::Warning, config.router.line, message);
+        }
+        for log in &config.logs {
+            let Some(config::LogOutput::File(path)) = &log.output else {
+                continue;
+            };
+            let directory = Path::new(path)
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty());
+            if directory.is_some_and(|directory| !directory.is_dir()) {
+                let message = format!("Failed to open log file '{path}': there is no such directory");
+                self.add(Severity::Error, log.line, message);
+            }
+        }
+    }
+
+    fn certificates(&mut self, config: &Config, now: SystemTime) {
+        for profile in &config.ssl_profiles {
+            let hosts: Vec<_> = config
+                .connectors
+                .iter()
+                .filter(|connector| connector.ssl_profile.as_ref() == Some(&profile.name))
+                .map(|connector| Some(connector.host.as_str()))
+                .collect();
+            if let Some(path) = &profile.ca_cert_file {
+                for host in if hosts.is_empty() { &[None][..] } else { &hosts } {
+                    match inspect_ca_file(Path::new(path), now, *host) {
+                        Ok(warnings) => {
+                            for warning in warnings {
+                                self.add(Severity::Warning, profile.line, warning);
+                            }
+                        }
+                        Err(error) => self.add(Severity::Error, profile.line, error.to_string()),
+                    }
+                }
+            }
+            let own = [
+                ("certificate", &profile.cert_file),
+                ("private key", &profile.private_key_file),
+            ];
+            for (role, path) in own {
+                if let Some(path) = path
+                    && let Err(reason) = File::open(path)
+                {
+                    self.add(
+                        Severity::Error,
+                        profile.line,
+                        format!("cannot read {role} file {path}: {reason}"),
+                    );
+                }
+            }
+        }
+    }
+
+    fn routes(&mut self, config: &Config) {
+        for route in &config.link_routes {
+            for (attribute, value) in [
+                ("addExternalPrefix", &route.add_external_prefix),
+                ("delExternalPrefix", &route.del_external_prefix),
+            ] {
+                if value.is_some() {
+                    let message = format!(
+                        "{attribute} is not run by this version: the hub gets the address as the device writes it"
+                    );
+                    self.add(Severity::Warning, route.line, message);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::build::site::Site;
+
+    #[test]
+    fn an_expired_ca_file_is_a_warning_that_names_the_right_ones() {
+        let site = Site::new();
+        site.write_ca("old.pem", "Equifax Secure CA", 2018);
+        let profile = "sslProfile {\n    name: azure\n    caCertFile: DIR/old.pem\n}\n";
+        let connector = |name: &str| {
+            format!(
+                "connector {{\n    name: {name}\n    host: {name}.azure-devices.net\n    port: 5671\n    \
+                 role: on-demand\n    sslProfile: azure\n}}\n"
+            )
+        };
+        let loaded = site.load(&format!("{profile}{}{}", connector("one"), connector("two")), &[]);
+        assert!(loaded.plan.is_some(), "{:#?}", loaded.findings);
+        let messages: Vec<_> = loaded.findings.iter().map(ToString::to_string).collect();
+        let expired: Vec<_> = messages
+            .iter()
+            .filter(|text| text.contains("2018-08-22"))
+            .collect();
+        assert_eq!(expired.len(), 1, "{messages:#?}");
+        assert!(expired[0].contains("test.conf:1: warning: "), "{messages:#?}");
+        for root in [
+            "DigiCert Global Root G2",
+            "Microsoft RSA Root Certificate Authority 2017",
+        ] {
+            assert!(messages.iter().any(|text| text.contains(root)), "{messages:#?}");
+        }
+    }
+
+    #[test]
+    fn what_a_file_refers_to_must_be_there() {
+        let cases = [
+            (
+                "sslProfile {\n    name: p\n    caCertFile: DIR/no.pem\n}\n",
+                "no.pem",
+            ),
+            (
+                "sslProfile {\n    name: p\n    certFile: DIR/no.pem\n    privateKeyFile: DIR/no.key\n}\n",
+                "no.key",
+            ),
+            (
+                "log {\n    module: DEFAULT\n    outputFile: DIR/no/log\n}\n",
+                "Failed to open log file",
+            ),
+        ];
+        for (text, part) in cases {
+            let loaded = Site::new().load(text, &[]);
+            assert!(loaded.plan.is_none(), "{text}");
+            let errors: Vec<_> = loaded
+                .findings
+                .iter()
+                .filter(|finding| finding.severity == Severity::Error)
+                .collect();
+            assert!(errors.iter().all(|finding| finding.line == 1), "{errors:#?}");
+            assert!(
+                errors.iter().any(|finding| finding.message.contains(part)),
+                "{errors:#?}"
+            );
+        }
+    }
+
+    #[test]
+    fn settings_that_do_nothing_are_named() {
+        let text = "router {\n    timestampFormat: %!\n}\nconnector {\n    name: H\n    host: h\n    port: 5672\n    \
+                    role: on-demand\n}\nlinkRoute {\n    prefix: a\n    connection: H\n    direction: in\n    \
+                    addExternalPrefix: x/\n}\n";
+        let loaded = Site::new().load(text, &[]);
+        assert!(loaded.plan.is_some(), "{:#?}", loaded.findings);
+        for (line, part) in [(1, "timestampFormat"), (10, "addExternalPrefix")] {
+            let found = |finding: &&Finding| {
+                finding.line == line
+                    && finding.severity == Severity::Warning
+                    && finding.message.contains(part)
+            };
+            assert!(
+                loaded.findings.iter().any(|finding| found(&finding)),
+                "{:#?}",
+                loaded.findings
+            );
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! From a configuration file to everything that the process is made from.
+//!
+//! The only place that knows both the configuration's words and the settings of log, router and shard. What can be
+//! found out about a configuration without opening a socket is found here, so that `--check` and a start say the same.
+
+mod inspect;
+mod log;
+mod shard;
+#[cfg(test)]
+mod site;
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use super::logging::LogSettings;
+use crate::config::{self, Finding, Severity};
+use crate::shard::ShardSettings;
+use inspect::Inspection;
+use log::log_settings;
+use shard::shard_settings;
+
+/// Everything that the process is made from.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// For the log.
+    pub log: LogSettings,
+    /// For the shard, and the router in it.
+    pub shard: ShardSettings,
+    /// The names of the TLS profiles, for the start-up lines.
+    pub profiles: Vec<String>,
+}
+
+/// A file, read and looked into.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What to run; `None` if any finding is an error.
+    pub plan: Option<Plan>,
+    /// What to tell the operator, in line order.
+    pub findings: Vec<Finding>,
+}
+
+/// What of the surroundings decides about a configuration, besides its file.
+pub struct Surroundings<'a> {
+    /// Looks up an environment variable.
+    pub environment: &'a dyn Fn(&str) -> Option<String>,
+    /// Today, for certificates.
+    pub now: SystemTime,
+}
+
+/// Reads a configuration file, and what it refers to.
+pub fn load(path: &Path, surroundings: &Surroundings<'_>) -> Loaded {
+    let report = config::load(path, surroundings.environment);
+    let mut findings = report.findings;
+    let Some(config) = report.config else {
+        return Loaded { plan: None, findings };
+    };
+    findings.extend(Inspection::findings(path, &config, surroundings.now));
+    findings.sort_by_key(|finding| finding.line);
+    let usable = findings.iter().all(|finding| finding.severity != Severity::Error);
+    let plan = usable.then(|| Plan {
+        log: log_settings(&config, surroundings.environment),
+        shard: shard_settings(&config),
+        profiles: config
+            .ssl_profiles
+            .iter()
+            .map(|profile| profile.name.clone())
+            .collect(),
+    });
+    Loaded { plan, findings }
+}

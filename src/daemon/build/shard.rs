@@ -1,0 +1,312 @@
+//! The configuration in the words of router and shard.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::{self, Config};
+use crate::router::settings::{
+    ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, ListenerSettings, Matcher,
+    PeerLimits, RouteSettings, RouterSettings, Secret,
+};
+use crate::shard::dial::DialSettings;
+use crate::shard::tls::{TlsSettings, TlsVersion};
+use crate::shard::{AddressFamily, ListenSettings, ShardSettings};
+
+/// From the name look-up to the hub's open: several times what a handshake over a bad mobile link takes.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an attach waits for its connector: less than the 60 s after which common client libraries give up, so
+/// that the device learns the reason from us.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(45);
+/// How long an on-demand connection outlives its last device: long enough for one that reconnects at once.
+const LINGER: Duration = Duration::from_secs(60);
+
+/// The settings of the shard, and of the router in it.
+pub(super) fn shard_settings(config: &Config) -> ShardSettings {
+    ShardSettings {
+        router: RouterSettings {
+            container_id: config.router.id.clone(),
+            listeners: config.listeners.iter().map(listener_settings).collect(),
+            connectors: config
+                .connectors
+                .iter()
+                .map(|connector| connector_settings(config, connector))
+                .collect(),
+            routes: config.link_routes.iter().map(route_settings).collect(),
+            max_connections: config.policy.max_connections.try_into().unwrap_or(usize::MAX),
+            error_conditions: match config.router.error_conditions {
+                config::ErrorConditions::Amqp => ErrorConditions::Amqp,
+                config::ErrorConditions::Qd => ErrorConditions::Qd,
+            },
+            attach_timeout: ATTACH_TIMEOUT,
+            linger: LINGER,
+        },
+        listeners: config.listeners.iter().map(listen_settings).collect(),
+        connectors: config
+            .connectors
+            .iter()
+            .map(|connector| dial_settings(config, connector))
+            .collect(),
+    }
+}
+
+fn listener_settings(listener: &config::Listener) -> ListenerSettings {
+    ListenerSettings {
+        name: listener.name.clone(),
+        address: host_and_port(&listener.host, listener.port),
+        limits: PeerLimits {
+            max_frame_size: listener.max_frame_size,
+            channel_max: listener.max_sessions.saturating_sub(1),
+            incoming_window: listener.max_session_frames,
+            idle_timeout: listener.idle_timeout,
+        },
+        handshake_timeout: listener.initial_handshake_timeout.unwrap_or(Duration::ZERO),
+        sasl_mechanisms: listener.sasl_mechanisms.clone(),
+    }
+}
+
+fn listen_settings(listener: &config::Listener) -> ListenSettings {
+    ListenSettings {
+        host: listener.host.clone(),
+        port: listener.port,
+        family: family(listener.family),
+    }
+}
+
+fn connector_settings(config: &Config, connector: &config::Connector) -> ConnectorSettings {
+    let profile = profile_of(config, connector);
+    ConnectorSettings {
+        name: connector.name.clone(),
+        address: host_and_port(&connector.host, connector.port),
+        hostname: connector.host.clone(),
+        role: match connector.role {
+            config::ConnectorRole::OnDemand => ConnectorRole::OnDemand,
+            config::ConnectorRole::Normal | config::ConnectorRole::RouteContainer => {
+                ConnectorRole::Persistent
+            }
+        },
+        role_name: connector.role.as_str().to_owned(),
+        limits: PeerLimits {
+            max_frame_size: connector.max_frame_size,
+            channel_max: connector.max_sessions.saturating_sub(1),
+            incoming_window: connector.max_session_frames,
+            idle_timeout: connector.idle_timeout,
+        },
+        sasl_mechanisms: connector.sasl_mechanisms.clone(),
+        sasl_username: connector.sasl_username.clone(),
+        sasl_password: connector
+            .sasl_password
+            .as_ref()
+            .map(|password| Secret::new(password.expose().to_owned())),
+        has_client_certificate: profile.is_some_and(|profile| profile.cert_file.is_some()),
+        dial_timeout: DIAL_TIMEOUT,
+    }
+}
+
+fn dial_settings(config: &Config, connector: &config::Connector) -> DialSettings {
+    DialSettings {
+        host: connector.host.clone(),
+        port: connector.port,
+        family: family(connector.family),
+        tls: profile_of(config, connector).map(|profile| Arc::new(tls_settings(profile, connector))),
+    }
+}
+
+fn tls_settings(profile: &config::SslProfile, connector: &config::Connector) -> TlsSettings {
+    TlsSettings {
+        profile: profile.name.clone(),
+        server_name: connector.host.clone(),
+        verify_hostname: connector.verify_hostname,
+        ca_file: profile.ca_cert_file.as_ref().map(PathBuf::from),
+        cert_file: profile.cert_file.as_ref().map(PathBuf::from),
+        key_file: profile.private_key_file.as_ref().map(PathBuf::from),
+        versions: profile
+            .protocols
+            .iter()
+            .map(|version| match version {
+                config::TlsVersion::Tls12 => TlsVersion::Tls12,
+                config::TlsVersion::Tls13 => TlsVersion::Tls13,
+            })
+            .collect(),
+    }
+}
+
+fn profile_of<'a>(config: &'a Config, connector: &config::Connector) -> Option<&'a config::SslProfile> {
+    connector
+        .ssl_profile
+        .as_deref()
+        .and_then(|name| config.ssl_profile(name))
+}
+
+fn route_settings(route: &config::LinkRoute) -> RouteSettings {
+    RouteSettings {
+        name: route.name.clone(),
+        matcher: match &route.matcher {
+            config::Matcher::Prefix(prefix) => Matcher::Prefix(prefix.clone()),
+            config::Matcher::Pattern(pattern) => Matcher::Pattern(pattern.clone()),
+        },
+        direction: match route.direction {
+            config::Direction::In => Direction::In,
+            config::Direction::Out => Direction::Out,
+        },
+        destination: match &route.destination {
+            config::Destination::Connection(name) => Destination::Connection(name.clone()),
+            config::Destination::Container(id) => Destination::Container(id.clone()),
+        },
+    }
+}
+
+fn family(family: Option<config::AddressFamily>) -> AddressFamily {
+    match family {
+        None => AddressFamily::Any,
+        Some(config::AddressFamily::Ipv4) => AddressFamily::IPv4,
+        Some(config::AddressFamily::Ipv6) => AddressFamily::IPv6,
+    }
+}
+
+/// As an operator would type it: an IPv6 address needs brackets in front of a port.
+fn host_and_port(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::build::site::Site;
+
+    const GATEWAY: &str = "\
+router {
+    id: Router.A
+    errorConditions: qd
+}
+listener {
+    name: devices
+    host: 0.0.0.0
+    port: amqp
+    maxSessions: 10
+    maxFrameSize: 4096
+    idleTimeoutSeconds: 30
+    initialHandshakeTimeoutSeconds: 0
+}
+listener {
+    host: ::1
+    port: 0
+    socketAddressFamily: IPv6
+}
+sslProfile {
+    name: azure
+    protocols: TLSv1.2
+}
+connector {
+    name: HUB
+    host: hub.azure-devices.net
+    port: 5671
+    role: on-demand
+    sslProfile: azure
+    saslMechanisms: PLAIN
+    saslUsername: u
+    saslPassword: env:HUB_PASSWORD
+    verifyHostname: no
+}
+connector {
+    name: LOCAL
+    host: 10.0.0.1
+    port: 5672
+    role: route-container
+}
+linkRoute {
+    prefix: devices/
+    connection: HUB
+    direction: in
+}
+linkRoute {
+    pattern: a/*/#
+    containerId: broker
+    direction: out
+}
+policy {
+    maxConnections: 7
+}
+";
+
+    #[test]
+    fn a_whole_gateway() {
+        let plan = Site::new().plan(GATEWAY, &[("HUB_PASSWORD", "s3cret")]);
+        let shard = &plan.shard;
+        let router = &shard.router;
+        assert_eq!(router.container_id, "Router.A");
+        assert_eq!(router.error_conditions, ErrorConditions::Qd);
+        assert_eq!(router.max_connections, 7);
+
+        let listener = &router.listeners[0];
+        assert_eq!(
+            (listener.name.as_str(), listener.address.as_str()),
+            ("devices", "0.0.0.0:5672")
+        );
+        assert_eq!(listener.limits.max_frame_size, 4096);
+        assert_eq!(listener.limits.channel_max, 9);
+        assert_eq!(listener.limits.idle_timeout, Some(Duration::from_secs(30)));
+        assert_eq!(listener.handshake_timeout, Duration::ZERO);
+        assert_eq!(router.listeners[1].address, "[::1]:0");
+        assert!(
+            router.listeners[1].handshake_timeout > Duration::ZERO,
+            "safe by default"
+        );
+        assert_eq!(shard.listeners[1].host, "::1");
+        assert_eq!(shard.listeners[1].family, AddressFamily::IPv6);
+
+        let hub = &router.connectors[0];
+        assert_eq!(
+            (hub.name.as_str(), hub.address.as_str()),
+            ("HUB", "hub.azure-devices.net:5671")
+        );
+        assert_eq!(hub.hostname, "hub.azure-devices.net");
+        assert_eq!(
+            (hub.role, hub.role_name.as_str()),
+            (ConnectorRole::OnDemand, "on-demand")
+        );
+        assert_eq!(hub.sasl_username.as_deref(), Some("u"));
+        assert_eq!(
+            hub.sasl_password
+                .as_ref()
+                .map(|password| password.expose().as_str()),
+            Some("s3cret")
+        );
+        assert!(!hub.has_client_certificate);
+        let tls = shard.connectors[0].tls.as_ref().expect("TLS");
+        assert_eq!(
+            (tls.profile.as_str(), tls.server_name.as_str()),
+            ("azure", "hub.azure-devices.net")
+        );
+        assert!(!tls.verify_hostname);
+        assert_eq!(tls.versions, [TlsVersion::Tls12]);
+        assert_eq!(tls.ca_file, None);
+        assert_eq!(router.connectors[1].role, ConnectorRole::Persistent);
+        assert!(shard.connectors[1].tls.is_none());
+        assert_eq!(plan.profiles, ["azure"]);
+
+        let routes: Vec<_> = router
+            .routes
+            .iter()
+            .map(|route| (&route.matcher, route.direction, &route.destination))
+            .collect();
+        let expected = [
+            (
+                &Matcher::Prefix("devices/".to_owned()),
+                Direction::In,
+                &Destination::Connection("HUB".to_owned()),
+            ),
+            (
+                &Matcher::Pattern("a/*/#".to_owned()),
+                Direction::Out,
+                &Destination::Container("broker".to_owned()),
+            ),
+        ];
+        assert_eq!(routes, expected);
+        assert!(!format!("{plan:?}").contains("s3cret"));
+    }
+}

@@ -1,0 +1,216 @@
+//! One event as one line of text.
+
+use std::fmt::{self, Write};
+
+use tracing::field::{Field, Visit};
+
+use super::level::Level;
+
+/// Longest TEXT in bytes, as in qdrouterd 1.19.
+pub(super) const TEXT_MAX: usize = 2047;
+/// Shows that a text was cut.
+const CUT: &str = "...";
+/// The field that carries a level which `tracing` lacks.
+pub(super) const SEVERITY_FIELD: &str = "severity";
+/// The field of an event's message.
+const MESSAGE_FIELD: &str = "message";
+
+/// Finds an event's `severity` field.
+#[derive(Default)]
+pub(super) struct SeverityVisitor {
+    pub(super) level: Option<Level>,
+}
+
+impl Visit for SeverityVisitor {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == SEVERITY_FIELD {
+            self.level = Level::from_severity(value);
+        }
+    }
+
+    fn record_debug(&mut self, _field: &Field, _value: &dyn fmt::Debug) {}
+}
+
+/// Appends an event's TEXT to a line: the message, then the other fields as ` key=value`.
+pub(super) fn write_text(event: &tracing::Event<'_>, line: &mut String) {
+    let mut text = Text {
+        start: line.len(),
+        line,
+    };
+    let whole = write_fields(event, &mut text);
+    if whole.is_err() {
+        text.mark_cut();
+    }
+}
+
+fn write_fields(event: &tracing::Event<'_>, text: &mut Text<'_>) -> fmt::Result {
+    // Two passes, because the order of the fields is the caller's.
+    for part in [Part::Message, Part::Others] {
+        let mut visitor = TextVisitor {
+            part,
+            text: &mut *text,
+            result: Ok(()),
+        };
+        event.record(&mut visitor);
+        visitor.result?;
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Message,
+    Others,
+}
+
+struct TextVisitor<'a, 'line> {
+    part: Part,
+    text: &'a mut Text<'line>,
+    result: fmt::Result,
+}
+
+impl TextVisitor<'_, '_> {
+    fn record(&mut self, field: &Field, value: fmt::Arguments<'_>) {
+        let part = if field.name() == MESSAGE_FIELD {
+            Part::Message
+        } else {
+            Part::Others
+        };
+        if part != self.part || self.result.is_err() || field.name() == SEVERITY_FIELD {
+            return;
+        }
+        self.result = match part {
+            Part::Message => self.text.write_fmt(value),
+            Part::Others => write!(self.text, " {}={value}", field.name()),
+        };
+    }
+}
+
+impl Visit for TextVisitor<'_, '_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        // Quoted only where it would not read as one word.
+        let plain = !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || c == '"' || c == '=');
+        if plain || field.name() == MESSAGE_FIELD {
+            self.record(field, format_args!("{value}"));
+        } else {
+            self.record(field, format_args!("{value:?}"));
+        }
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.record(field, format_args!("{value}"));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.record(field, format_args!("{value:?}"));
+    }
+}
+
+/// A writer that escapes what could forge or hide a line, and that fails once [`TEXT_MAX`] is reached, so that
+/// nobody goes on formatting a giant.
+struct Text<'a> {
+    line: &'a mut String,
+    start: usize,
+}
+
+impl Text<'_> {
+    fn room(&self) -> usize {
+        (self.start + TEXT_MAX).saturating_sub(self.line.len())
+    }
+
+    fn push(&mut self, piece: &str) -> fmt::Result {
+        if piece.len() <= self.room() {
+            self.line.push_str(piece);
+            return Ok(());
+        }
+        let end = char_boundary(piece, self.room());
+        self.line.push_str(piece.get(..end).unwrap_or_default());
+        Err(fmt::Error)
+    }
+
+    fn mark_cut(&mut self) {
+        let end = char_boundary(self.line, self.start + TEXT_MAX - CUT.len());
+        self.line.truncate(end);
+        self.line.push_str(CUT);
+    }
+}
+
+impl Write for Text<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut rest = text;
+        while let Some((at, unsafe_char)) = rest.char_indices().find(|(_, c)| is_unsafe(*c)) {
+            let (plain, tail) = rest.split_at(at);
+            self.push(plain)?;
+            let mut escape = String::new();
+            write_escape(unsafe_char, &mut escape)?;
+            self.push(&escape)?;
+            rest = tail.get(unsafe_char.len_utf8()..).unwrap_or_default();
+        }
+        self.push(rest)
+    }
+}
+
+/// The last place at or before `index` where a text may be cut.
+fn char_boundary(text: &str, index: usize) -> usize {
+    (0..=index.min(text.len()))
+        .rev()
+        .find(|end| text.is_char_boundary(*end))
+        .unwrap_or(0)
+}
+
+/// Characters that end a line, drive a terminal, or make it show text in another order than it is written.
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn write_escape(c: char, out: &mut String) -> fmt::Result {
+    match c {
+        '\n' => out.write_str("\\n"),
+        '\r' => out.write_str("\\r"),
+        '\t' => out.write_str("\\t"),
+        c if c.is_ascii() => write!(out, "\\x{:02x}", u32::from(c)),
+        c => write!(out, "\\u{{{:x}}}", u32::from(c)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn escaped(text: &str) -> String {
+        let mut line = String::from("> ");
+        let mut out = Text {
+            start: line.len(),
+            line: &mut line,
+        };
+        if out.write_str(text).is_err() {
+            out.mark_cut();
+        }
+        line.split_off(2)
+    }
+
+    #[test]
+    fn nothing_can_forge_a_line() {
+        assert_eq!(escaped("plain, b\"\\x00\", Grüße"), "plain, b\"\\x00\", Grüße");
+        assert_eq!(escaped("a\r\nSERVER (error) b\t"), "a\\r\\nSERVER (error) b\\t");
+        assert_eq!(escaped("\u{1b}[2J\0\u{7f}"), "\\x1b[2J\\x00\\x7f");
+        assert_eq!(escaped("\u{9b}\u{202e}\u{2028}"), "\\u{9b}\\u{202e}\\u{2028}");
+    }
+
+    #[test]
+    fn long_texts_are_cut_visibly() {
+        assert_eq!(escaped(&"x".repeat(TEXT_MAX)), "x".repeat(TEXT_MAX));
+        let cut = escaped(&"x".repeat(TEXT_MAX + 1));
+        assert_eq!(cut, format!("{}...", "x".repeat(TEXT_MAX - 3)));
+        // Never in the middle of a character, whatever its position.
+        for lead in 0..4 {
+            let cut = escaped(&format!("{}{}", "x".repeat(lead), "€".repeat(TEXT_MAX)));
+            assert!(
+                cut.len() <= TEXT_MAX && cut.len() > TEXT_MAX - 6 && cut.ends_with("€..."),
+                "{lead}"
+            );
+        }
+        assert!(escaped(&"\n".repeat(TEXT_MAX)).ends_with("\\n..."));
+    }
+}

@@ -1,0 +1,11 @@
+//! The process: logging, signals, going to the background, and joining the configuration to the shard.
+//!
+//! The top layer. It may know everything below; nothing knows it but `main`.
+
+pub mod build;
+mod detach;
+pub mod logging;
+mod run;
+mod signal;
+
+pub use run::{Exit, run};

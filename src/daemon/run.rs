@@ -1,0 +1,350 @@
+//! The life of the process: what each [`Invocation`] does, from the first line of the log to the exit code.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::path::Path;
+use std::pin::pin;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use super::build::{self, Loaded, Plan, Surroundings};
+use super::detach::{self, DetachError, PidFile, Report};
+use super::logging::{LogError, Logging};
+use super::signal::{Request, Signals};
+use crate::cli::{Invocation, RunOptions, Stage};
+use crate::config::{Finding, Severity};
+use crate::shard::{Command, Shard, ShardError};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// How the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// All is well; also after a stop signal.
+    Success,
+    /// A usage error, or a daemon that cannot start (qdrouterd: the same).
+    Failure,
+    /// `--check` found errors (sysexits: `EX_CONFIG`).
+    BadConfiguration,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(match exit {
+            Exit::Success => 0,
+            Exit::Failure => 1,
+            Exit::BadConfiguration => 78,
+        })
+    }
+}
+
+/// Why the daemon does not start.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("{file}: {}", Count(findings))]
+    Configuration { file: String, findings: Vec<Finding> },
+    #[error(transparent)]
+    Detach(#[from] DetachError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("Cannot set up the process: {0}")]
+    Runtime(#[from] io::Error),
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+}
+
+impl StartError {
+    /// Everything there is to say on stderr, whatever the log is set to: findings as compilers print them, and the
+    /// reason in the form of every Unix program.
+    fn full_text(&self) -> String {
+        let mut text = String::new();
+        if let StartError::Configuration { findings, .. } = self {
+            for finding in findings {
+                let _ = writeln!(text, "{finding}");
+            }
+        }
+        let _ = writeln!(text, "linkrouterd: {self}");
+        text
+    }
+}
+
+/// `2 errors, 1 warning`.
+struct Count<'a>(&'a [Finding]);
+
+impl std::fmt::Display for Count<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (severity, noun, separator) in [
+            (Severity::Error, "error", ""),
+            (Severity::Warning, "warning", ", "),
+        ] {
+            let count = self
+                .0
+                .iter()
+                .filter(|finding| finding.severity == severity)
+                .count();
+            let plural = if count == 1 { "" } else { "s" };
+            write!(f, "{separator}{count} {noun}{plural}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A finding without its severity, which is the log line's own: `FILE:LINE: MESSAGE`.
+struct Place<'a>(&'a Finding);
+
+impl std::fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Finding {
+            file, line, message, ..
+        } = self.0;
+        match line {
+            0 => write!(f, "{file}: {message}"),
+            line => write!(f, "{file}:{line}: {message}"),
+        }
+    }
+}
+
+/// Does what the command line asks for. Returns when the process is to end.
+pub fn run(invocation: Invocation) -> Exit {
+    match invocation {
+        Invocation::Check { config } => check(&config),
+        Invocation::Help(text) => print(&text),
+        Invocation::Run(options) => match (options.stage, options.background) {
+            (Some(Stage::Session), _) => session(&options),
+            (Some(Stage::Daemon), _) => background(&options),
+            (None, true) => launch(&options),
+            (None, false) => foreground(&options),
+        },
+        Invocation::Version => print(&format!("{VERSION}\n")),
+    }
+}
+
+fn print(text: &str) -> Exit {
+    // A reader who has left wants to know no more.
+    let _ = io::stdout().write_all(text.as_bytes());
+    Exit::Success
+}
+
+fn check(path: &Path) -> Exit {
+    let Loaded { plan, findings } = load(path);
+    let mut text = String::new();
+    for finding in &findings {
+        let _ = writeln!(text, "{finding}");
+    }
+    let _ = writeln!(text, "{}: {}", path.display(), Count(&findings));
+    print(&text);
+    if plan.is_some() {
+        Exit::Success
+    } else {
+        Exit::BadConfiguration
+    }
+}
+
+fn load(path: &Path) -> Loaded {
+    let environment = |name: &str| std::env::var(name).ok();
+    build::load(
+        path,
+        &Surroundings {
+            environment: &environment,
+            now: SystemTime::now(),
+        },
+    )
+}
+
+fn launch(options: &RunOptions) -> Exit {
+    match detach::launch(options) {
+        Ok(()) => Exit::Success,
+        Err(DetachError::Reported(text)) => complain(&text),
+        Err(error) => complain(&StartError::from(error).full_text()),
+    }
+}
+
+fn session(options: &RunOptions) -> Exit {
+    match detach::lead_session(options) {
+        Ok(()) => Exit::Success,
+        Err(error) => {
+            // Standard output is the way back to the operator.
+            print(&StartError::from(error).full_text());
+            Exit::Failure
+        }
+    }
+}
+
+fn background(options: &RunOptions) -> Exit {
+    // First of all, before anything is written anywhere.
+    let report = match Report::take() {
+        Ok(report) => report,
+        Err(_) => return Exit::Failure,
+    };
+    let start = || -> Result<(Option<PidFile>, Server), StartError> {
+        let pidfile = detach::settle(options)?;
+        Ok((pidfile, Server::start(options)?))
+    };
+    match start() {
+        Ok((_pidfile, server)) => {
+            report.ready();
+            server.serve()
+        }
+        Err(error) => {
+            report.failed(&error.full_text());
+            log_failure(&error);
+            Exit::Failure
+        }
+    }
+}
+
+fn foreground(options: &RunOptions) -> Exit {
+    match Server::start(options) {
+        Ok(server) => server.serve(),
+        Err(error) => {
+            let exit = complain(&error.full_text());
+            log_failure(&error);
+            exit
+        }
+    }
+}
+
+fn complain(text: &str) -> Exit {
+    let _ = io::stderr().write_all(text.as_bytes());
+    Exit::Failure
+}
+
+fn log_failure(error: &StartError) {
+    error!(target: "MAIN", severity = "critical", "Router start-up failed: {error}");
+}
+
+/// A daemon that listens.
+struct Server {
+    runtime: LocalRuntime,
+    shard: Shard,
+    signals: Signals,
+}
+
+impl Server {
+    /// From the first line of the log to open listeners.
+    fn start(options: &RunOptions) -> Result<Self, StartError> {
+        let logging = Logging::install();
+        log_panics();
+        let Loaded { plan, findings } = load(&options.config);
+        let Some(plan) = plan else {
+            return Err(StartError::Configuration {
+                file: options.config.display().to_string(),
+                findings,
+            });
+        };
+        logging.apply(&plan.log)?;
+        announce(options, &plan, &findings);
+
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default())?;
+        // Before the listeners, so that whoever sees them may send a signal.
+        let signals = runtime.block_on(async { Signals::new() })?;
+        let shard = Shard::bind(plan.shard)?;
+        info!(
+            target: "SERVER",
+            severity = "notice",
+            "Operational, 1 Thread Running (process ID {})",
+            std::process::id()
+        );
+        for (_, address) in shard.bound_addresses() {
+            info!(target: "SERVER", severity = "notice", "Listening on {address}");
+        }
+        Ok(Server {
+            runtime,
+            shard,
+            signals,
+        })
+    }
+
+    /// Serves until a signal says stop.
+    fn serve(self) -> Exit {
+        let Server {
+            runtime,
+            shard,
+            signals,
+        } = self;
+        let result = runtime.block_on(Box::pin(serve(shard, signals)));
+        match &result {
+            Ok(()) => info!(target: "SERVER", severity = "notice", "Shut Down"),
+            Err(error) => error!(target: "MAIN", severity = "critical", "Router stopped: {error}"),
+        }
+        if result.is_ok() {
+            Exit::Success
+        } else {
+            Exit::Failure
+        }
+    }
+}
+
+async fn serve(shard: Shard, mut signals: Signals) -> Result<(), ShardError> {
+    let (commands, receiver) = mpsc::channel(1);
+    let mut commands = Some(commands);
+    let mut running = pin!(shard.run(receiver));
+    loop {
+        let request = tokio::select! {
+            result = &mut running => return result,
+            request = signals.next() => request,
+        };
+        match (request, commands.take()) {
+            (Request::Reload, still) => {
+                commands = still;
+                info!(
+                    target: "MAIN",
+                    severity = "notice",
+                    "SIGHUP: this version reads its configuration at start only; restart it to load a changed file"
+                );
+            }
+            (Request::Stop(name), Some(commands)) => {
+                info!(target: "MAIN", "{name}: closing all connections");
+                // Fails when the shard is on its way out already.
+                let _ = commands.try_send(Command::Shutdown);
+            }
+            (Request::Stop(name), None) => {
+                warn!(target: "MAIN", "{name} again: not waiting for connections to close");
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// qdrouterd's start-up lines, as far as there is something behind them.
+fn announce(options: &RunOptions, plan: &Plan, findings: &[Finding]) {
+    if !options.background && (options.pidfile.is_some() || options.user.is_some()) {
+        warn!(target: "MAIN", "--pidfile and --user take effect with --daemon only");
+    }
+    for finding in findings {
+        warn!(target: "AGENT", "{}", Place(finding));
+    }
+    let router = &plan.shard.router;
+    info!(target: "SERVER", "Container Name: {}", router.container_id);
+    info!(target: "ROUTER", "Router started in Standalone mode");
+    info!(target: "ROUTER", "Version: {VERSION}");
+    for profile in &plan.profiles {
+        info!(target: "CONN_MGR", "Created SSL Profile with name {profile}");
+    }
+    for (connector, dial) in router.connectors.iter().zip(&plan.shard.connectors) {
+        let profile = dial
+            .tls
+            .as_ref()
+            .map_or_else(String::new, |tls| format!(", sslProfile={}", tls.profile));
+        info!(
+            target: "CONN_MGR",
+            "Configured Connector: {} proto=any, role={}{profile}", connector.address, connector.role_name
+        );
+    }
+    for listener in &router.listeners {
+        info!(target: "CONN_MGR", "Configured Listener: {} proto=any, role=normal", listener.address);
+    }
+}
+
+/// A panic is a bug; in the background nobody would see it anywhere but in the log.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        error!(target: "MAIN", severity = "critical", "Internal error: {panic}");
+    }));
+}

@@ -1,0 +1,63 @@
+//! Every bound on what a peer can make us hold, in one table: name, value, why, and what happens at the limit.
+
+use std::time::Duration;
+
+/// Smallest max-frame-size that a configuration may ask for (AMQP 1.0 part 2, §2.7.1).
+pub const MIN_FRAME_SIZE: u32 = 512;
+
+/// Highest handle that we let a peer use, so that its handles index a small table. Azure SDKs that share one session
+/// among devices need a few links per device. Beyond it: End with `amqp:session:unattached-handle`.
+pub const HANDLE_MAX: u32 = 4095;
+
+/// Channel numbers that a device may use when the file sets no `maxSessions`. qdrouterd 1.19 allows 32768, which lets
+/// one peer make the router hold as many sessions. Beyond it: Close with `amqp:connection:framing-error`.
+pub const DEVICE_CHANNEL_MAX: u16 = 1023;
+
+/// Channel numbers that a hub may use: it answers ours with numbers of its own choice.
+pub const UPSTREAM_CHANNEL_MAX: u16 = 32_767;
+
+/// Session window towards devices when the file sets no `maxSessionFrames`: as qdrouterd, no limit in frames. What a
+/// device can make us hold is limited in bytes, by [`PARKED_BYTES`].
+pub const DEVICE_WINDOW: u32 = 0x7fff_ffff;
+
+/// Session window towards a hub, in bytes: the most that one device that does not read can make us hold. It is
+/// announced in frames of our max-frame-size, at least [`UPSTREAM_WINDOW_FRAMES`] of them.
+pub const UPSTREAM_WINDOW_BYTES: u32 = 256 * 1024;
+
+/// The least session window towards a hub, in frames.
+pub const UPSTREAM_WINDOW_FRAMES: u32 = 4;
+
+/// Bytes of one session waiting for the hub's window or credit. Beyond it: the device is not read.
+pub const PARKED_BYTES: usize = 256 * 1024;
+
+/// Bytes of all devices waiting for hubs. Beyond it: no device with anything waiting is read.
+pub const PARKED_BYTES_TOTAL: usize = 24 * 1024 * 1024;
+
+/// Bytes of all hubs waiting for devices. Beyond it: the device that holds most of them is closed with
+/// `amqp:resource-limit-exceeded`, for it does not read what it gave credit for.
+pub const HELD_BYTES_TOTAL: usize = 32 * 1024 * 1024;
+
+/// Bytes waiting for one transport at which transfers to it are parked, and devices that feed it are not read.
+pub const OUTBOX_HIGH: usize = 128 * 1024;
+
+/// Bytes waiting for one transport at which parked transfers move on and devices are read again.
+pub const OUTBOX_LOW: usize = 64 * 1024;
+
+/// Bytes waiting for one device, transfers or not, at which it is closed: it does not read its own answers.
+pub const DEVICE_OUTBOX_MAX: usize = 4 * 1024 * 1024;
+
+/// Deliveries whose settlement one session tracks in one direction. Beyond it: the oldest are forgotten, a later
+/// disposition for them is dropped.
+pub const TRACKED_DELIVERIES: u64 = 1 << 20;
+
+/// Links whose attach waits for one connector. Beyond it: refused with `amqp:resource-limit-exceeded`.
+pub const WAITING_ATTACHES: usize = 8192;
+
+/// Bytes of one attach, held while its connector is dialed, and of the last flow behind it.
+pub const WAITING_ATTACH_BYTES: usize = 16 * 1024;
+
+/// How long a peer may take to answer our Close before the transport is shut down.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Heartbeats go out no more often than this, whatever a peer announces.
+pub const MIN_HEARTBEAT: Duration = Duration::from_millis(100);

@@ -1,0 +1,434 @@
+//! The router's book on each connection: opening, failing, closing, and the log lines of its life.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::connector::State;
+use super::flow_control::Gate;
+use super::loss::Farewell;
+use super::settings::{ConnectorId, ConnectorSettings, ListenerId, ListenerSettings, RouterSettings};
+use super::timer::Owner;
+use super::{Action, ConnectionKey, Router, TransportInfo};
+use crate::amqp::condition::ErrorView;
+use crate::amqp::performative::Open;
+use crate::endpoint::ConnectionError;
+use crate::endpoint::connection::{Announce, Connection, Side};
+use crate::endpoint::handshake::SaslCredentials;
+use crate::endpoint::limits;
+
+/// Whose connection it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Device(ListenerId),
+    Upstream(ConnectorId),
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) generation: u32,
+    pub(super) connection: Connection,
+    pub(super) kind: Kind,
+    pub(super) transport: TransportInfo,
+    /// The peer's container-id, once it is open.
+    pub(super) container_id: Box<str>,
+    /// The deadline that is in the timers.
+    pub(super) scheduled: Option<Instant>,
+    /// A wake-up is under way already.
+    pub(super) is_awake: bool,
+    /// Opens were exchanged at some time.
+    pub(super) was_open: bool,
+    pub(super) gate: Gate,
+}
+
+impl Entry {
+    pub(super) fn new(connection: Connection, kind: Kind, transport: TransportInfo) -> Self {
+        Entry {
+            generation: 0,
+            connection,
+            kind,
+            transport,
+            container_id: Box::default(),
+            scheduled: None,
+            is_awake: false,
+            was_open: false,
+            gate: Gate::default(),
+        }
+    }
+
+    pub(super) fn key(&self, index: usize) -> ConnectionKey {
+        ConnectionKey {
+            index: u32::try_from(index).unwrap_or(u32::MAX),
+            generation: self.generation,
+        }
+    }
+}
+
+/// What all connections of a listener share.
+pub(super) fn listener(router: &RouterSettings, listener: &ListenerSettings) -> (Arc<Side>, Arc<Announce>) {
+    let side = Side::Listener {
+        mechanisms: listener.sasl_mechanisms.clone(),
+    };
+    let announce = Announce {
+        container_id: router.container_id.clone(),
+        hostname: None,
+        max_frame_size: listener.limits.max_frame_size.max(limits::MIN_FRAME_SIZE),
+        channel_max: listener.limits.channel_max,
+        session_window: listener.limits.incoming_window.unwrap_or(limits::DEVICE_WINDOW),
+        idle_timeout: listener.limits.idle_timeout,
+    };
+    (Arc::new(side), Arc::new(announce))
+}
+
+/// What a connector's connection announces, and authenticates with.
+pub(super) fn connector(
+    router: &RouterSettings,
+    connector: &ConnectorSettings,
+) -> (Arc<Side>, Arc<Announce>) {
+    let max_frame_size = connector.limits.max_frame_size.max(limits::MIN_FRAME_SIZE);
+    let default_window = (limits::UPSTREAM_WINDOW_BYTES / max_frame_size).max(limits::UPSTREAM_WINDOW_FRAMES);
+    let plain = match (&connector.sasl_username, &connector.sasl_password) {
+        (Some(user), Some(password)) => Some((user.clone(), password.expose().clone())),
+        _ => None,
+    };
+    let side = Side::Connector {
+        credentials: SaslCredentials {
+            mechanisms: connector.sasl_mechanisms.clone(),
+            plain,
+            external: connector.has_client_certificate,
+            trace: router.container_id.clone(),
+        },
+    };
+    let announce = Announce {
+        container_id: router.container_id.clone(),
+        hostname: Some(connector.hostname.clone()),
+        max_frame_size,
+        channel_max: connector.limits.channel_max.min(limits::UPSTREAM_CHANNEL_MAX),
+        session_window: connector.limits.incoming_window.unwrap_or(default_window),
+        idle_timeout: connector.limits.idle_timeout,
+    };
+    (Arc::new(side), Arc::new(announce))
+}
+
+impl Router {
+    pub(super) fn insert(&mut self, mut entry: Entry) -> ConnectionKey {
+        self.generation = self.generation.wrapping_add(1);
+        entry.generation = self.generation;
+        let vacant = self.connections.vacant_entry();
+        let key = entry.key(vacant.key());
+        vacant.insert(entry);
+        self.arm(key);
+        key
+    }
+
+    #[inline]
+    pub(super) fn entry(&self, key: ConnectionKey) -> Option<&Entry> {
+        self.connections
+            .get(key.index())
+            .filter(|entry| entry.generation == key.generation)
+    }
+
+    #[inline]
+    pub(super) fn entry_mut(&mut self, key: ConnectionKey) -> Option<&mut Entry> {
+        self.connections
+            .get_mut(key.index())
+            .filter(|entry| entry.generation == key.generation)
+    }
+
+    /// Asks the driver to look at a connection, once until it does.
+    #[inline]
+    pub(super) fn wake(&mut self, key: ConnectionKey) {
+        let Some(entry) = self.entry_mut(key).filter(|entry| !entry.is_awake) else {
+            return;
+        };
+        entry.is_awake = true;
+        self.actions.push_back(Action::Wake(key));
+    }
+
+    /// Brings a connection's deadline into the timers.
+    pub(super) fn arm(&mut self, key: ConnectionKey) {
+        let Some(entry) = self
+            .connections
+            .get_mut(key.index())
+            .filter(|e| e.generation == key.generation)
+        else {
+            return;
+        };
+        let deadline = entry.connection.next_deadline();
+        self.timers
+            .arm(Owner::Connection(key), &mut entry.scheduled, deadline);
+    }
+
+    /// Both opens are exchanged, or, on a listener, the peer's is here.
+    pub(super) fn on_opened(&mut self, key: ConnectionKey, open: &Open<'_>, now: Instant) {
+        let Some(entry) = self.entry_mut(key) else { return };
+        entry.container_id = open.container_id.into();
+        entry.was_open = true;
+        let kind = entry.kind;
+        match kind {
+            Kind::Device(_) => {
+                entry.connection.send_open();
+                self.log_opened(key, open);
+            }
+            Kind::Upstream(id) => {
+                self.log_opened(key, open);
+                self.on_connector_open(id, key, open.container_id, now);
+            }
+        }
+    }
+
+    fn log_opened(&self, key: ConnectionKey, open: &Open<'_>) {
+        let Some(entry) = self.entry(key) else { return };
+        let (direction, host) = match entry.kind {
+            Kind::Device(_) => ("in", entry.transport.peer.as_str()),
+            Kind::Upstream(id) => (
+                "out",
+                self.connectors
+                    .get(id.0)
+                    .map_or("", |c| c.settings.address.as_str()),
+            ),
+        };
+        tracing::info!(
+            target: "ROUTER_CORE",
+            "[C{}] Connection Opened: dir={direction} host={host} vhost={} encrypted={} auth={} user={} container_id={}",
+            entry.connection.number,
+            open.hostname.filter(|_| direction == "in").unwrap_or_default(),
+            entry.transport.tls.as_deref().unwrap_or("no"),
+            entry.connection.sasl_mechanism().unwrap_or("no"),
+            if direction == "in" { "anonymous" } else { "(null)" },
+            open.container_id,
+        );
+    }
+
+    /// A protocol error or a time-out: says why, to the peer and in the log, and gives up what the connection had.
+    pub(super) fn fail_connection(&mut self, key: ConnectionKey, error: &ConnectionError) {
+        let Some(entry) = self.entry_mut(key) else { return };
+        entry.connection.fail(error);
+        let (number, kind, peer) = (entry.connection.number, entry.kind, entry.transport.peer.clone());
+        let condition = error.condition();
+        match kind {
+            Kind::Device(id) => {
+                let listener = self
+                    .settings
+                    .listeners
+                    .get(id.0)
+                    .map_or("", |l| l.address.as_str());
+                tracing::info!(
+                    target: "SERVER",
+                    "[C{number}] Connection from {peer} (to {listener}) failed: {condition} {error}"
+                );
+            }
+            Kind::Upstream(id) => {
+                let settings = self.connectors.get(id.0).map(|c| &c.settings);
+                let (address, name) = settings.map_or(("", ""), |s| (s.address.as_str(), s.name.as_str()));
+                let advice = match error {
+                    ConnectionError::Sasl(_) => {
+                        format!("; check saslUsername, saslPassword and saslMechanisms of connector {name}")
+                    }
+                    _ => String::new(),
+                };
+                tracing::warn!(
+                    target: "SERVER",
+                    "[C{number}] Connection to {address} failed: {condition} {error}{advice}"
+                );
+            }
+        }
+        self.release_sessions(key, Farewell::Lost(Some(format!("{condition} {error}"))));
+        self.wake(key);
+    }
+
+    /// The peer closed the connection, and has been answered.
+    pub(super) fn on_closed(&mut self, key: ConnectionKey, error: Option<&[u8]>) {
+        let Some(entry) = self.entry(key) else { return };
+        let reason = error.and_then(|error| ErrorView::parse(error).ok()).map(|error| {
+            format!("{} {}", error.condition, error.description.unwrap_or_default())
+                .trim_end()
+                .to_owned()
+        });
+        let farewell = match entry.kind {
+            Kind::Device(_) => {
+                if let Some(reason) = &reason {
+                    tracing::info!(
+                        target: "SERVER",
+                        "[C{}] Connection from {} closed by the peer: {reason}",
+                        entry.connection.number,
+                        entry.transport.peer
+                    );
+                }
+                Farewell::Graceful
+            }
+            Kind::Upstream(id) => {
+                let settings = self.connectors.get(id.0).map(|c| &c.settings);
+                tracing::info!(
+                    target: "SERVER",
+                    "[C{}] Connection to {} closed by the peer: {}",
+                    entry.connection.number,
+                    settings.map_or("", |settings| settings.address.as_str()),
+                    reason.as_deref().unwrap_or("no error")
+                );
+                Farewell::Lost(reason)
+            }
+        };
+        self.release_sessions(key, farewell);
+    }
+
+    /// The transport is gone: frees everything.
+    pub(super) fn remove(&mut self, key: ConnectionKey, reason: &str, now: Instant) {
+        let Some(entry) = self.entry(key) else { return };
+        let (number, kind, was_open) = (entry.connection.number, entry.kind, entry.was_open);
+        if !entry.connection.is_over() {
+            match kind {
+                Kind::Device(_) => {
+                    tracing::info!(
+                        target: "SERVER",
+                        "[C{number}] Connection from {} lost: {reason}",
+                        entry.transport.peer
+                    );
+                }
+                Kind::Upstream(id) => {
+                    let address = self
+                        .connectors
+                        .get(id.0)
+                        .map_or("", |c| c.settings.address.as_str());
+                    tracing::warn!(target: "SERVER", "[C{number}] Connection to {address} failed: {reason}");
+                }
+            }
+        }
+        self.release_sessions(key, Farewell::Lost(Some(reason.to_owned())));
+        self.release_gate(key);
+        self.connections.try_remove(key.index());
+        match kind {
+            Kind::Device(_) => {
+                self.devices = self.devices.saturating_sub(1);
+                self.device_left(key, now);
+            }
+            Kind::Upstream(id) => self.on_connector_lost(id, key, was_open, now),
+        }
+        tracing::info!(target: "ROUTER_CORE", "[C{number}] Connection Closed");
+    }
+
+    // ---- connectors ----------------------------------------------------------------------------------------------
+
+    /// Dials a connector, if it is not on its way already.
+    pub(super) fn want(&mut self, id: ConnectorId, now: Instant) {
+        if self.is_shutting_down {
+            return;
+        }
+        let Some(connector) = self.connectors.get_mut(id.0) else {
+            return;
+        };
+        if connector.want(now) {
+            self.connection_number += 1;
+            connector.number = self.connection_number;
+            self.actions.push_back(Action::Dial(id));
+        }
+        self.arm_connector(id);
+    }
+
+    /// Brings a connector's deadline into the timers.
+    pub(super) fn arm_connector(&mut self, id: ConnectorId) {
+        let Some(connector) = self.connectors.get_mut(id.0) else {
+            return;
+        };
+        let oldest = connector
+            .waiting
+            .front()
+            .and_then(|&link| Some(self.link_pairs.get(index(link))?.waiting.as_ref()?.deadline));
+        let deadline = connector.next_deadline(oldest, self.settings.linger);
+        self.timers
+            .arm(Owner::Connector(id), &mut connector.scheduled, deadline);
+    }
+
+    pub(super) fn on_connector_timeout(&mut self, id: ConnectorId, now: Instant) {
+        self.refuse_overdue(id, now);
+        let linger = self.settings.linger;
+        let Some(connector) = self.connectors.get_mut(id.0) else {
+            return;
+        };
+        match connector.state {
+            State::Backoff { until } if until <= now => {
+                connector.state = State::Idle;
+                if connector.is_persistent() || !connector.waiting.is_empty() {
+                    self.want(id, now);
+                }
+            }
+            State::Open(key)
+                if !connector.is_persistent()
+                    && connector.unused_since.is_some_and(|since| since + linger <= now) =>
+            {
+                connector.unused_since = None;
+                // From here on the connection is nobody's: whoever attaches now gets a new one.
+                connector.lost(true, now);
+                connector.state = State::Idle;
+                let name = connector.settings.name.clone();
+                if let Some(entry) = self.entry_mut(key) {
+                    tracing::info!(
+                        target: "SERVER",
+                        "[C{}] Closing the connection of connector {name}: no device has used it for {} s",
+                        entry.connection.number,
+                        linger.as_secs()
+                    );
+                    entry.connection.close(None, now);
+                }
+                self.wake(key);
+                self.arm(key);
+            }
+            State::Idle | State::Dialing | State::Opening(_) | State::Open(_) | State::Backoff { .. } => {}
+        }
+    }
+
+    fn on_connector_open(&mut self, id: ConnectorId, key: ConnectionKey, container_id: &str, now: Instant) {
+        let Some(connector) = self.connectors.get_mut(id.0) else {
+            return;
+        };
+        connector.state = State::Open(key);
+        connector.failures = 0;
+        connector.container_id = Some(container_id.to_owned());
+        connector.unused_since = Some(now);
+        let name = connector.settings.name.clone();
+        for route in self.routes.routes_to(&name) {
+            tracing::info!(target: "ROUTER_CORE", "Link Route Activated '{}' on connection {name}", route.name);
+        }
+        self.start_waiting(id);
+        self.arm_connector(id);
+    }
+
+    fn on_connector_lost(&mut self, id: ConnectorId, key: ConnectionKey, was_open: bool, now: Instant) {
+        let Some(connector) = self.connectors.get_mut(id.0) else {
+            return;
+        };
+        if connector.state != State::Opening(key) && connector.state != State::Open(key) {
+            return;
+        }
+        if was_open {
+            let name = &connector.settings.name;
+            for route in self.routes.routes_to(name) {
+                tracing::info!(
+                    target: "ROUTER_CORE",
+                    "Link Route Deactivated '{}' on connection {name}",
+                    route.name
+                );
+            }
+        }
+        connector.lost(was_open, now);
+        self.arm_connector(id);
+    }
+
+    /// A device has gone: connectors that nobody uses any more may be closed after a while.
+    fn device_left(&mut self, key: ConnectionKey, now: Instant) {
+        for index in 0..self.connectors.len() {
+            if let Some(connector) = self.connectors.get_mut(index)
+                && connector.users.remove(&key)
+                && connector.users.is_empty()
+            {
+                connector.unused_since = Some(now);
+                self.arm_connector(ConnectorId(index));
+            }
+        }
+    }
+}
+
+/// A pair's number as a slab index.
+pub(super) const fn index(number: u32) -> usize {
+    number as usize
+}

@@ -1,0 +1,327 @@
+//! Translation of delivery-ids between the two sessions of a pair, in one direction.
+//!
+//! Ids run gapless on both sides, so as long as deliveries follow each other on both, one *run* translates all of
+//! them with one addition, and a disposition's range stays a range. A run goes when none of its deliveries is
+//! unsettled and it is not the last. There is no object per delivery, only one bit: settled or not.
+
+use std::collections::VecDeque;
+
+use crate::amqp::serial::DeliveryId;
+use crate::endpoint::limits::TRACKED_DELIVERIES;
+
+/// Deliveries whose ids differ by a constant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    /// How many deliveries this map knew before it.
+    position: u64,
+    length: u32,
+    source: DeliveryId,
+    target: DeliveryId,
+}
+
+/// An inclusive range of ids.
+pub(super) type Range = (DeliveryId, DeliveryId);
+
+/// Whose ids a range is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ids {
+    /// The side that sent the deliveries to us.
+    Source,
+    /// The side that we sent them to.
+    Target,
+}
+
+impl Run {
+    const fn first(&self, ids: Ids) -> DeliveryId {
+        match ids {
+            Ids::Source => self.source,
+            Ids::Target => self.target,
+        }
+    }
+
+    /// Which part of the run, as offsets from its start, lies in the range of `count` ids from `first`.
+    fn overlap(&self, ids: Ids, first: DeliveryId, count: u32) -> Option<(u32, u32)> {
+        let start = self.first(ids);
+        let offset = first.since(start);
+        if offset < self.length {
+            return Some((offset, count.min(self.length - offset)));
+        }
+        let lead = start.since(first);
+        (lead < count).then(|| (0, self.length.min(count - lead)))
+    }
+
+    /// Whether the run holds `id` or begins behind it; `origin` is the first id of all.
+    const fn contains_or_follows(&self, ids: Ids, id: DeliveryId, origin: DeliveryId) -> bool {
+        self.first(ids).since(origin) as u64 + self.length as u64 > id.since(origin) as u64
+    }
+
+    const fn end(&self) -> u64 {
+        self.position + self.length as u64
+    }
+}
+
+/// Longest run: well below the half of the id space in which serial numbers compare.
+const MAX_RUN: u32 = 1 << 30;
+
+/// Most runs kept. Beyond it the oldest deliveries are forgotten: a later disposition for them is dropped. Only a
+/// session whose deliveries alternate between two hubs, all unsettled, comes near it.
+const MAX_RUNS: usize = 16_384;
+
+/// The map of one direction.
+#[derive(Debug, Default)]
+pub(super) struct DeliveryMap {
+    runs: VecDeque<Run>,
+    /// One bit per delivery from position `base` on: unsettled.
+    unsettled: VecDeque<u64>,
+    /// Position of the first bit; a multiple of 64.
+    base: u64,
+    next: u64,
+}
+
+impl DeliveryMap {
+    /// The next delivery, under its two ids.
+    #[inline]
+    pub(super) fn push(&mut self, source: DeliveryId, target: DeliveryId, is_settled: bool) {
+        match self.runs.back_mut() {
+            Some(run)
+                if run.length < MAX_RUN
+                    && run.source.plus(run.length) == source
+                    && run.target.plus(run.length) == target =>
+            {
+                run.length += 1;
+            }
+            _ => self.runs.push_back(Run {
+                position: self.next,
+                length: 1,
+                source,
+                target,
+            }),
+        }
+        let position = self.next;
+        self.next += 1;
+        if self.unsettled.is_empty() {
+            self.base = position & !63;
+        }
+        while self.base + 64 * length(&self.unsettled) <= position {
+            self.unsettled.push_back(0);
+        }
+        if !is_settled {
+            self.mark_unsettled(position);
+        }
+        self.prune();
+    }
+
+    /// The same deliveries under the other side's ids, as ranges, appended to `out`. With `settle` they count as
+    /// settled from now on.
+    pub(super) fn translate(
+        &mut self,
+        ids: Ids,
+        first: DeliveryId,
+        last: DeliveryId,
+        settle: bool,
+        out: &mut Vec<Range>,
+    ) {
+        let Some(count) = last
+            .since(first)
+            .checked_add(1)
+            .filter(|&count| count < 0x8000_0000)
+        else {
+            return;
+        };
+        let Some(origin) = self.runs.front().map(|run| run.first(ids)) else {
+            return;
+        };
+        // Ids only grow, so the runs that lie wholly before `first` are a prefix of the list.
+        let before =
+            |run: &Run| first.since(origin) < 0x8000_0000 && !run.contains_or_follows(ids, first, origin);
+        for index in self.runs.partition_point(before)..self.runs.len() {
+            let Some(&run) = self.runs.get(index) else { break };
+            let Some((offset, length)) = run.overlap(ids, first, count) else {
+                break;
+            };
+            let other = match ids {
+                Ids::Source => run.target,
+                Ids::Target => run.source,
+            };
+            out.push((other.plus(offset), other.plus(offset + length - 1)));
+            if settle {
+                let from = run.position + u64::from(offset);
+                self.clear(from, from + u64::from(length));
+            }
+        }
+        if settle {
+            self.prune();
+        }
+    }
+
+    /// A delivery turned out settled while it was still being sent.
+    pub(super) fn settle(&mut self, source: DeliveryId) {
+        let mut ignored = Vec::new();
+        self.translate(Ids::Source, source, source, true, &mut ignored);
+    }
+
+    /// All unsettled deliveries as ranges of `ids`, appended to `out`.
+    pub(super) fn unsettled(&self, ids: Ids, out: &mut Vec<Range>) {
+        for run in &self.runs {
+            let mut open: Option<Range> = None;
+            let forgotten = u32::try_from(self.base.saturating_sub(run.position)).unwrap_or(u32::MAX);
+            for offset in forgotten..run.length {
+                let position = run.position + u64::from(offset);
+                let id = run.first(ids).plus(offset);
+                match (&mut open, self.is_unsettled(position)) {
+                    (Some(range), true) => range.1 = id,
+                    (None, true) => open = Some((id, id)),
+                    (Some(range), false) => {
+                        out.push(*range);
+                        open = None;
+                    }
+                    (None, false) => {}
+                }
+            }
+            out.extend(open);
+        }
+    }
+
+    fn is_unsettled(&self, position: u64) -> bool {
+        let Some(offset) = position.checked_sub(self.base) else {
+            return false;
+        };
+        let word = usize::try_from(offset / 64)
+            .ok()
+            .and_then(|index| self.unsettled.get(index));
+        word.is_some_and(|word| word & (1 << (offset % 64)) != 0)
+    }
+
+    fn mark_unsettled(&mut self, position: u64) {
+        if let Some(word) = self.word(position) {
+            *word |= 1 << (position % 64);
+        }
+    }
+
+    /// Clears the bits of positions from `from` up to `to`, word by word.
+    fn clear(&mut self, from: u64, to: u64) {
+        let mut position = from.max(self.base);
+        while position < to {
+            let end = ((position | 63) + 1).min(to);
+            let Some(word) = self.word(position) else { return };
+            let width = end - position;
+            let ones = if width == 64 { u64::MAX } else { (1 << width) - 1 };
+            *word &= !(ones << (position % 64));
+            position = end;
+        }
+    }
+
+    /// The word of a position; `base` is a multiple of 64, so bit numbers are those of the position.
+    fn word(&mut self, position: u64) -> Option<&mut u64> {
+        let offset = position.checked_sub(self.base)?;
+        self.unsettled.get_mut(usize::try_from(offset / 64).ok()?)
+    }
+
+    /// Forgets what is settled at the front, and the oldest when there is too much.
+    #[inline]
+    fn prune(&mut self) {
+        while self.unsettled.len() > 1
+            && (self.unsettled.front() == Some(&0) || self.next - self.base > TRACKED_DELIVERIES)
+        {
+            self.unsettled.pop_front();
+            self.base += 64;
+        }
+        while self.runs.len() > 1
+            && (self.runs.len() > MAX_RUNS || self.runs.front().is_some_and(|run| run.end() <= self.base))
+        {
+            self.runs.pop_front();
+        }
+    }
+}
+
+fn length(words: &VecDeque<u64>) -> u64 {
+    u64::try_from(words.len()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn translate(map: &mut DeliveryMap, ids: Ids, first: u32, last: u32, settle: bool) -> Vec<(u32, u32)> {
+        let mut out = Vec::new();
+        map.translate(ids, DeliveryId(first), DeliveryId(last), settle, &mut out);
+        out.into_iter().map(|(a, b)| (a.0, b.0)).collect()
+    }
+
+    #[test]
+    fn a_range_stays_a_range_across_the_wrap() {
+        let mut map = DeliveryMap::default();
+        for step in 0..8u32 {
+            map.push(
+                DeliveryId(0xffff_fffd_u32.wrapping_add(step)),
+                DeliveryId(step),
+                false,
+            );
+        }
+        assert_eq!(map.runs.len(), 1);
+        assert_eq!(translate(&mut map, Ids::Target, 0, 7, false), [(0xffff_fffd, 4)]);
+        assert_eq!(translate(&mut map, Ids::Source, 0xffff_ffff, 1, true), [(2, 4)]);
+        let mut left = Vec::new();
+        map.unsettled(Ids::Target, &mut left);
+        assert_eq!(
+            left,
+            [(DeliveryId(0), DeliveryId(1)), (DeliveryId(5), DeliveryId(7))]
+        );
+    }
+
+    #[test]
+    fn ids_that_were_never_sent_are_unknown() {
+        let mut map = DeliveryMap::default();
+        map.push(DeliveryId(5), DeliveryId(0), false);
+        assert!(translate(&mut map, Ids::Source, 6, 9, false).is_empty());
+        assert!(translate(&mut map, Ids::Source, 0, 4, false).is_empty());
+        assert!(translate(&mut map, Ids::Source, 9, 6, false).is_empty());
+        assert_eq!(translate(&mut map, Ids::Source, 0, 100, false), [(0, 0)]);
+    }
+
+    #[test]
+    fn memory_is_bounded_by_what_is_tracked() {
+        let mut map = DeliveryMap::default();
+        for id in 0..u32::try_from(TRACKED_DELIVERIES).unwrap() + 1000 {
+            map.push(DeliveryId(id), DeliveryId(id), false);
+        }
+        assert!(map.next - map.base <= TRACKED_DELIVERIES + 64);
+    }
+
+    proptest! {
+        /// Against a list of pairs: every unsettled delivery translates, both ways; runs never mix deliveries up.
+        #[test]
+        fn agrees_with_a_list(gaps in prop::collection::vec((0u32..3, any::<bool>()), 1..200),
+                              settled in prop::collection::vec(0usize..200, 0..200)) {
+            let mut map = DeliveryMap::default();
+            let mut list: Vec<(u32, u32, bool)> = Vec::new();
+            let mut source = 0xffff_fff0u32;
+            for (target, (gap, is_settled)) in (0u32..).zip(gaps) {
+                source = source.wrapping_add(1 + gap);
+                map.push(DeliveryId(source), DeliveryId(target), is_settled);
+                list.push((source, target, is_settled));
+            }
+            for index in settled {
+                if let Some(entry) = list.get_mut(index) {
+                    let known = translate(&mut map, Ids::Source, entry.0, entry.0, true);
+                    if !entry.2 {
+                        prop_assert_eq!(known, vec![(entry.1, entry.1)]);
+                    }
+                    entry.2 = true;
+                }
+            }
+            for &(source, target, is_settled) in &list {
+                if !is_settled {
+                    prop_assert_eq!(translate(&mut map, Ids::Source, source, source, false), vec![(target, target)]);
+                    prop_assert_eq!(translate(&mut map, Ids::Target, target, target, false), vec![(source, source)]);
+                }
+            }
+            let mut ranges = Vec::new();
+            map.unsettled(Ids::Target, &mut ranges);
+            let open: Vec<u32> = ranges.iter().flat_map(|(a, b)| a.0..=b.0).collect();
+            let expected: Vec<u32> = list.iter().filter(|entry| !entry.2).map(|entry| entry.1).collect();
+            prop_assert_eq!(open, expected);
+        }
+    }
+}

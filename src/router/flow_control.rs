@@ -1,0 +1,239 @@
+//! Back-pressure: who may be read, and when what is parked moves on. Every queue here has an owner, a cap in bytes
+//! and a consequence, which `endpoint::limits` names.
+//!
+//! A device that outruns its hub is not read; a hub is never not read, because its flows and settlements are what
+//! empties the queues. What a hub may send for one device is bounded by that session's window, and when devices that
+//! do not read hold too much together, the one that holds most is closed.
+
+use std::collections::VecDeque;
+
+use super::connection::{Kind, index};
+use super::pair::{Leg, Parked, ParkedKind, Way};
+use super::{ConnectionKey, Router};
+use crate::endpoint::ConnectionError;
+use crate::endpoint::limits;
+
+/// What back-pressure knows of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    /// A device's bytes that wait for hubs.
+    parked: usize,
+    /// Hubs' bytes that wait for this device.
+    held: usize,
+    /// The upstream connection that this device sent to last.
+    feeds: Option<ConnectionKey>,
+    /// Session pairs whose lane to this connection waits for room in its outbox.
+    blocked: VecDeque<(u32, Way)>,
+    /// Devices that are not read until this connection's outbox has drained.
+    readers: Vec<ConnectionKey>,
+    /// The driver has been told not to read, and waits for a wake-up.
+    is_paused: bool,
+}
+
+impl Router {
+    /// Whether a connection may be read. If not, whoever makes room will wake it.
+    pub(super) fn admit_reading(&mut self, key: ConnectionKey) -> bool {
+        let Some(entry) = self.entry(key) else {
+            return false;
+        };
+        let Kind::Device(_) = entry.kind else { return true };
+        let gate = &entry.gate;
+        // Its own answers: the driver asks again when it has written some.
+        if entry.connection.outbox().len() >= limits::OUTBOX_HIGH || gate.parked >= limits::PARKED_BYTES {
+            self.pause(key);
+            return false;
+        }
+        if gate.parked > 0 && self.parked_total >= limits::PARKED_BYTES_TOTAL {
+            if self.pause(key) {
+                self.parked_readers.push(key);
+            }
+            return false;
+        }
+        let Some(upstream) = gate.feeds else { return true };
+        let is_paused = gate.is_paused;
+        match self.entry_mut(upstream) {
+            Some(hub) if hub.connection.outbox().len() >= limits::OUTBOX_HIGH => {
+                if !is_paused {
+                    hub.gate.readers.push(key);
+                }
+                self.pause(key);
+                false
+            }
+            _ => {
+                if is_paused {
+                    self.resume(key);
+                }
+                true
+            }
+        }
+    }
+
+    /// `true` if it was not paused before.
+    fn pause(&mut self, key: ConnectionKey) -> bool {
+        self.entry_mut(key)
+            .is_some_and(|entry| !std::mem::replace(&mut entry.gate.is_paused, true))
+    }
+
+    fn resume(&mut self, key: ConnectionKey) {
+        if let Some(entry) = self.entry_mut(key) {
+            entry.gate.is_paused = false;
+        }
+    }
+
+    /// Wakes a device that is not read; it will ask again.
+    fn wake_reader(&mut self, key: ConnectionKey) {
+        self.resume(key);
+        self.wake(key);
+    }
+
+    /// A device sent something to this upstream connection.
+    #[inline]
+    pub(super) fn feeds(&mut self, device: ConnectionKey, upstream: ConnectionKey) {
+        if let Some(entry) = self.entry_mut(device) {
+            entry.gate.feeds = Some(upstream);
+        }
+    }
+
+    /// The transport took some bytes: lanes that waited for room move on, in turn, and devices are read again.
+    pub(super) fn outbox_drained(&mut self, key: ConnectionKey) {
+        let Some(entry) = self.entry(key) else { return };
+        if entry.connection.outbox().len() >= limits::OUTBOX_LOW {
+            return;
+        }
+        for _ in 0..entry.gate.blocked.len() {
+            let Some(entry) = self.entry_mut(key) else { return };
+            if entry.connection.outbox().len() >= limits::OUTBOX_LOW {
+                return;
+            }
+            let Some((pair, way)) = entry.gate.blocked.pop_front() else {
+                break;
+            };
+            if let Some(pair) = self.session_pairs.get_mut(index(pair)) {
+                pair.lane_mut(way).is_queued = false;
+            }
+            self.pump(pair, way);
+        }
+        let Some(entry) = self.entry_mut(key) else { return };
+        if entry.connection.outbox().len() < limits::OUTBOX_LOW && !entry.gate.readers.is_empty() {
+            for reader in std::mem::take(&mut entry.gate.readers) {
+                self.wake_reader(reader);
+            }
+        }
+    }
+
+    /// A lane waits for room in its target's outbox.
+    pub(super) fn queue_on_outbox(&mut self, pair: u32, way: Way) {
+        let Some(session_pair) = self.session_pairs.get_mut(index(pair)) else {
+            return;
+        };
+        let Some(target) = session_pair.session(way.target()) else {
+            return;
+        };
+        if std::mem::replace(&mut session_pair.lane_mut(way).is_queued, true) {
+            return;
+        }
+        if let Some(entry) = self.entry_mut(target.connection) {
+            entry.gate.blocked.push_back((pair, way));
+        }
+    }
+
+    /// Puts a frame behind what already waits in its lane.
+    pub(super) fn park(&mut self, pair: u32, way: Way, parked: Parked, body: &[u8]) {
+        let Some(session_pair) = self.session_pairs.get_mut(index(pair)) else {
+            return;
+        };
+        let device = session_pair.device.map(|session| session.connection);
+        let lane = session_pair.lane_mut(way);
+        lane.bodies.tail().extend_from_slice(body);
+        lane.entries.push_back(parked);
+        self.account(device, way, parked.length, 0);
+        if way == Way::Down && self.held_total > limits::HELD_BYTES_TOTAL {
+            self.evict_largest_holder();
+        }
+    }
+
+    /// Bytes were added to a lane, or left it.
+    pub(super) fn account(&mut self, device: Option<ConnectionKey>, way: Way, added: usize, removed: usize) {
+        let gate = device
+            .and_then(|key| self.connections.get_mut(key.index()))
+            .map(|entry| &mut entry.gate);
+        match way {
+            Way::Up => {
+                self.parked_total = (self.parked_total + added).saturating_sub(removed);
+                let Some(gate) = gate else { return };
+                gate.parked = (gate.parked + added).saturating_sub(removed);
+                let may_resume = gate.is_paused && gate.parked < limits::PARKED_BYTES / 2;
+                if let (true, Some(key)) = (removed > 0 && may_resume, device) {
+                    self.wake_reader(key);
+                }
+                if removed > 0 && self.parked_total < limits::PARKED_BYTES_TOTAL / 2 {
+                    for reader in std::mem::take(&mut self.parked_readers) {
+                        self.wake_reader(reader);
+                    }
+                }
+            }
+            Way::Down => {
+                self.held_total = (self.held_total + added).saturating_sub(removed);
+                if let Some(gate) = gate {
+                    gate.held = (gate.held + added).saturating_sub(removed);
+                }
+            }
+        }
+    }
+
+    /// Devices hold too much together: the one that holds most does not read what it gave credit for.
+    fn evict_largest_holder(&mut self) {
+        let largest = self.connections.iter().max_by_key(|(_, entry)| entry.gate.held);
+        let Some((index, entry)) = largest else { return };
+        let (key, held) = (entry.key(index), entry.gate.held);
+        self.fail_connection(key, &ConnectionError::NotReading(held));
+    }
+
+    /// A device whose own answers pile up beyond all reason does not read them.
+    pub(super) fn check_outbox(&mut self, key: ConnectionKey) {
+        let Some(entry) = self.entry(key) else { return };
+        let waiting = entry.connection.outbox().len();
+        if waiting > limits::DEVICE_OUTBOX_MAX
+            && matches!(entry.kind, Kind::Device(_))
+            && !entry.connection.is_over()
+        {
+            self.fail_connection(key, &ConnectionError::NotReading(waiting));
+        }
+    }
+
+    /// The connection goes: whoever waits for it must not wait for ever.
+    pub(super) fn release_gate(&mut self, key: ConnectionKey) {
+        let Some(entry) = self.entry_mut(key) else { return };
+        for reader in std::mem::take(&mut entry.gate.readers) {
+            self.wake_reader(reader);
+        }
+    }
+
+    /// Forgets a lane's parked frames of one link, or of all.
+    pub(super) fn drop_parked(&mut self, pair: u32, way: Way, link: Option<u32>) {
+        let Some(session_pair) = self.session_pairs.get_mut(index(pair)) else {
+            return;
+        };
+        let device = session_pair
+            .session(Leg::Device)
+            .map(|session| session.connection);
+        let lane = session_pair.lane_mut(way);
+        match link {
+            // Entries and bodies keep their order; the pump skips what is marked.
+            Some(link) => {
+                for entry in lane.entries.iter_mut().filter(|entry| entry.link == link) {
+                    if entry.kind != ParkedKind::Disposition {
+                        entry.kind = ParkedKind::Dropped;
+                    }
+                }
+            }
+            None => {
+                let bytes = lane.bodies.len();
+                lane.entries.clear();
+                lane.bodies.clear();
+                lane.bodies.release_memory();
+                self.account(device, way, 0, bytes);
+            }
+        }
+    }
+}

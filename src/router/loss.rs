@@ -1,0 +1,360 @@
+//! Ends of things: sessions, devices and hubs that go, politely or not. Whatever goes, the other side is told, what
+//! was half-sent is aborted, and everything is freed.
+
+use super::connection::{Kind, index};
+use super::delivery_map::Ids;
+use super::pair::{Leg, ParkedKind, Way};
+use super::{ConnectionKey, Router};
+use crate::amqp::condition::{self, AmqpError, ErrorView};
+use crate::amqp::delivery::{write_modified_failed, write_released};
+use crate::amqp::performative::{Performative, Role};
+use crate::endpoint::link::End;
+
+/// How a session or connection went.
+#[derive(Clone, Debug)]
+pub(super) enum Farewell {
+    /// With an end or a close: what it had sent before still goes on.
+    Graceful,
+    /// Torn off, or in error; why.
+    Lost(Option<String>),
+}
+
+impl Router {
+    /// All sessions of a connection are over.
+    pub(super) fn release_sessions(&mut self, key: ConnectionKey, farewell: Farewell) {
+        let Some(entry) = self.entry_mut(key) else { return };
+        let owners = entry.connection.take_owners();
+        self.sessions_gone(key, &owners, &farewell);
+    }
+
+    /// The peer ended a session.
+    pub(super) fn on_ended(&mut self, key: ConnectionKey, owners: &[u32], error: Option<&[u8]>) {
+        match self.leg(key) {
+            Leg::Device => self.sessions_gone(key, owners, &Farewell::Graceful),
+            Leg::Upstream => {
+                for &pair in owners {
+                    self.upstream_ended(pair, error);
+                }
+            }
+        }
+        self.wake(key);
+    }
+
+    /// Sessions of a connection are over, by their pairs.
+    pub(super) fn sessions_gone(&mut self, key: ConnectionKey, owners: &[u32], farewell: &Farewell) {
+        match self.leg(key) {
+            Leg::Device => {
+                for &pair in owners {
+                    self.device_gone(pair, farewell);
+                }
+            }
+            Leg::Upstream => {
+                let name = match self.entry(key).map(|entry| entry.kind) {
+                    Some(Kind::Upstream(id)) => self
+                        .connectors
+                        .get(id.0)
+                        .map(|c| c.settings.name.clone())
+                        .unwrap_or_default(),
+                    Some(Kind::Device(_)) | None => String::new(),
+                };
+                let reason = match farewell {
+                    Farewell::Lost(Some(reason)) => reason.as_str(),
+                    Farewell::Lost(None) | Farewell::Graceful => "closed",
+                };
+                let error = self.lost_error(&format!("Connection {name}: {reason}"));
+                for &pair in owners {
+                    self.upstream_gone(pair, &error);
+                }
+            }
+        }
+    }
+
+    // ---- the device goes -----------------------------------------------------------------------------------------
+
+    fn device_gone(&mut self, number: u32, farewell: &Farewell) {
+        let Some(pair) = self.session_pairs.get_mut(index(number)) else {
+            return;
+        };
+        for link in pair.links.clone() {
+            if self
+                .link_pairs
+                .get(index(link))
+                .is_some_and(|link| link.waiting.is_some())
+            {
+                self.forget_waiting(link);
+                self.free_link_pair(link);
+            }
+        }
+        self.drop_parked(number, Way::Down, None);
+        self.fail_unsettled(number, Way::Down);
+        let Some(pair) = self.session_pairs.get(index(number)) else {
+            return;
+        };
+        let parked = pair.up.bodies.len();
+        let device = pair.device.map(|session| session.connection);
+        match farewell {
+            // What it sent before it said goodbye still goes to the hub; the pump finishes the pair behind it.
+            Farewell::Graceful if !pair.up.is_empty() && pair.upstream.is_some() => {
+                self.account(device, Way::Up, 0, parked);
+                if let Some(pair) = self.session_pairs.get_mut(index(number)) {
+                    pair.device = None;
+                }
+                self.account(None, Way::Up, parked, 0);
+                self.pump(number, Way::Up);
+            }
+            Farewell::Graceful | Farewell::Lost(_) => {
+                self.drop_parked(number, Way::Up, None);
+                if let Some(pair) = self.session_pairs.get_mut(index(number)) {
+                    pair.device = None;
+                }
+                let reason = match farewell {
+                    Farewell::Graceful => None,
+                    Farewell::Lost(_) => Some(AmqpError::new(
+                        condition::DETACH_FORCED,
+                        "the device's connection or session was lost",
+                    )),
+                };
+                self.finish(number, reason.as_ref());
+            }
+        }
+    }
+
+    /// The last parked frame of a device that has said goodbye is gone.
+    pub(super) fn finish_if_device_gone(&mut self, number: u32) {
+        if self
+            .session_pairs
+            .get(index(number))
+            .is_some_and(|pair| pair.device.is_none())
+        {
+            self.finish(number, None);
+        }
+    }
+
+    /// Detaches a device's links at the hub, ends the session there, and frees the pair.
+    fn finish(&mut self, number: u32, error: Option<&AmqpError>) {
+        let Some(pair) = self.session_pairs.get(index(number)) else {
+            return;
+        };
+        let upstream = pair.upstream;
+        for link in pair.links.clone() {
+            let Some(pair) = self.link_pairs.get_mut(index(link)) else {
+                continue;
+            };
+            let closed = !pair.survives_disconnect;
+            let is_sending = pair.way() == Way::Up && pair.delivering.is_some();
+            let handle = pair.upstream;
+            if let (Some(session), Some(handle)) = (upstream, handle)
+                && let Some(entry) = self.entry_mut(session.connection)
+                && entry
+                    .connection
+                    .link_mut(session.channel, handle)
+                    .is_some_and(|link| link.local == End::Attached)
+            {
+                if is_sending {
+                    entry.connection.abort_delivery(session.channel, handle);
+                }
+                entry
+                    .connection
+                    .detach_link(session.channel, handle, closed, error);
+            }
+            self.free_link_pair(link);
+        }
+        if let Some(session) = upstream {
+            if let Some(entry) = self.entry_mut(session.connection) {
+                entry.connection.end_session(session.channel, None);
+            }
+            self.wake(session.connection);
+        }
+        self.drop_parked(number, Way::Up, None);
+        self.session_pairs.try_remove(index(number));
+    }
+
+    // ---- the hub goes --------------------------------------------------------------------------------------------
+
+    /// The hub ended one session: so does the device's, if it has no other; else only this pair's links go.
+    fn upstream_ended(&mut self, number: u32, error: Option<&[u8]>) {
+        let Some(pair) = self.session_pairs.get(index(number)) else {
+            return;
+        };
+        let device = pair.device;
+        let is_only = device
+            .and_then(|device| self.entry(device.connection)?.connection.session(device.channel))
+            .is_some_and(|session| session.owners == [number]);
+        let text = error.and_then(|error| ErrorView::parse(error).ok()).map_or_else(
+            || "The hub ended the session".to_owned(),
+            |error| {
+                format!(
+                    "The hub ended the session: {} {}",
+                    error.condition,
+                    error.description.unwrap_or_default()
+                )
+            },
+        );
+        let has_links = !pair.links.is_empty();
+        let lost = self.lost_error(&text);
+        match device.filter(|_| is_only && has_links) {
+            Some(device) => {
+                self.settle_in_doubt(number);
+                let links = self
+                    .session_pairs
+                    .get(index(number))
+                    .map(|pair| pair.links.clone())
+                    .unwrap_or_default();
+                for link in links {
+                    self.free_link_pair(link);
+                }
+                self.drop_lanes(number);
+                self.session_pairs.try_remove(index(number));
+                if let Some(entry) = self.entry_mut(device.connection) {
+                    entry.connection.end_session(device.channel, error);
+                }
+                self.wake(device.connection);
+            }
+            None => self.upstream_gone(number, &lost),
+        }
+    }
+
+    /// The hub's side of a pair is gone: the device's links are detached, its session and connection stay.
+    fn upstream_gone(&mut self, number: u32, error: &AmqpError) {
+        self.settle_in_doubt(number);
+        let Some(pair) = self.session_pairs.get(index(number)) else {
+            return;
+        };
+        let device = pair.device;
+        for link in pair.links.clone() {
+            if let Some(device) = device {
+                self.detach_from_device(device.connection, device.channel, link, error);
+            }
+            self.free_link_pair(link);
+        }
+        self.drop_lanes(number);
+        if let Some(device) = device
+            && let Some(entry) = self.entry_mut(device.connection)
+            && let Some(session) = entry.connection.session_mut(device.channel)
+        {
+            session.owners.retain(|&other| other != number);
+            entry.connection.refresh_window(device.channel, 0);
+            self.wake(device.connection);
+        }
+        self.session_pairs.try_remove(index(number));
+    }
+
+    fn detach_from_device(
+        &mut self,
+        connection: ConnectionKey,
+        channel: crate::amqp::serial::Channel,
+        number: u32,
+        error: &AmqpError,
+    ) {
+        let Some(pair) = self.link_pairs.get(index(number)) else {
+            return;
+        };
+        let (handle, link_number) = (pair.device, pair.number);
+        let is_sending = pair.way() == Way::Down && pair.delivering.is_some();
+        let Some(entry) = self.entry_mut(connection) else {
+            return;
+        };
+        let connection_number = entry.connection.number;
+        let Some(link) = entry.connection.link_mut(channel, handle) else {
+            return;
+        };
+        match link.local {
+            End::Idle => entry
+                .connection
+                .refuse_attach(channel, handle, None, None, Some(error)),
+            End::Attached => {
+                if is_sending {
+                    entry.connection.abort_delivery(channel, handle);
+                }
+                entry.connection.detach_link(channel, handle, true, Some(error));
+            }
+            End::Detached => return,
+        }
+        tracing::info!(
+            target: "ROUTER_CORE",
+            "[C{connection_number}][L{link_number}] Link lost: {} {}",
+            error.condition,
+            error.description
+        );
+    }
+
+    /// A link whose transfers cannot be expressed in the other side's frames.
+    pub(super) fn detach_oversized(&mut self, number: u32) {
+        let error = AmqpError::new(
+            condition::RESOURCE_LIMIT_EXCEEDED,
+            "the other peer's max-frame-size cannot hold the head of a transfer on this link",
+        );
+        for leg in [Leg::Device, Leg::Upstream] {
+            if let Some((connection, channel, handle)) = self.link_end(number, leg)
+                && let Some(entry) = self.entry_mut(connection)
+                && entry
+                    .connection
+                    .link_mut(channel, handle)
+                    .is_some_and(|link| link.local == End::Attached)
+            {
+                entry.connection.detach_link(channel, handle, true, Some(&error));
+                self.wake(connection);
+            }
+        }
+        self.free_link_pair(number);
+    }
+
+    // ---- deliveries in doubt -------------------------------------------------------------------------------------
+
+    /// Tells the device what became of the deliveries that the hub has not settled: those that went out are modified
+    /// with delivery-failed, for they may have been processed; those still parked are released, for they were not.
+    fn settle_in_doubt(&mut self, number: u32) {
+        self.fail_unsettled(number, Way::Up);
+        let Some(pair) = self.session_pairs.get(index(number)) else {
+            return;
+        };
+        let Some(device) = pair.device else { return };
+        let mut parked = Vec::new();
+        let mut bodies = pair.up.bodies.as_slice();
+        for entry in &pair.up.entries {
+            let (body, rest) = bodies.split_at_checked(entry.length).unwrap_or((bodies, &[]));
+            bodies = rest;
+            if entry.kind == ParkedKind::Transfer
+                && entry.offset == 0
+                && let Ok(Performative::Transfer(transfer)) = Performative::parse(body)
+                && let Some(id) = transfer.delivery_id
+                && transfer.settled != Some(true)
+                && parked.last() != Some(&id)
+            {
+                parked.push(id);
+            }
+        }
+        if let Some(entry) = self.entry_mut(device.connection) {
+            for id in parked {
+                entry
+                    .connection
+                    .settle(device.channel, Role::Receiver, id, id, write_released);
+            }
+        }
+    }
+
+    /// Settles the unsettled deliveries of one direction towards their sender as modified with delivery-failed.
+    fn fail_unsettled(&mut self, number: u32, way: Way) {
+        let Some(pair) = self.session_pairs.get(index(number)) else {
+            return;
+        };
+        let Some(source) = pair.session(way.target().other()) else {
+            return;
+        };
+        let mut ranges = Vec::new();
+        pair.lane(way).map.unsettled(Ids::Source, &mut ranges);
+        if let Some(entry) = self.entry_mut(source.connection) {
+            for (first, last) in ranges {
+                entry
+                    .connection
+                    .settle(source.channel, Role::Receiver, first, last, write_modified_failed);
+            }
+        }
+        self.wake(source.connection);
+    }
+
+    fn drop_lanes(&mut self, number: u32) {
+        self.drop_parked(number, Way::Up, None);
+        self.drop_parked(number, Way::Down, None);
+    }
+}

@@ -1,0 +1,203 @@
+//! What joins two sessions and two links: the state of the tunnel.
+
+use std::collections::VecDeque;
+
+use super::ConnectionKey;
+use super::delivery_map::DeliveryMap;
+use super::settings::ConnectorId;
+use crate::amqp::performative::Role;
+use crate::amqp::serial::{Channel, DeliveryId, Handle};
+use crate::endpoint::outbox::ByteQueue;
+
+/// Which way transfers go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// From the device to the hub.
+    Up,
+    /// From the hub to the device.
+    Down,
+}
+
+/// One side of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leg {
+    Device,
+    Upstream,
+}
+
+impl Leg {
+    pub(super) const fn other(self) -> Leg {
+        match self {
+            Leg::Device => Leg::Upstream,
+            Leg::Upstream => Leg::Device,
+        }
+    }
+
+    /// The way of the transfers that this side sends.
+    pub(super) const fn sends(self) -> Way {
+        match self {
+            Leg::Device => Way::Up,
+            Leg::Upstream => Way::Down,
+        }
+    }
+}
+
+impl Way {
+    /// The side that receives.
+    pub(super) const fn target(self) -> Leg {
+        match self {
+            Way::Up => Leg::Upstream,
+            Way::Down => Leg::Device,
+        }
+    }
+}
+
+/// A session of a connection, by our channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SessionRef {
+    pub(super) connection: ConnectionKey,
+    pub(super) channel: Channel,
+}
+
+/// One device session joined to one upstream session.
+#[derive(Debug)]
+pub(super) struct SessionPair {
+    /// `None` once the device has gone and only what is parked is still on its way.
+    pub(super) device: Option<SessionRef>,
+    /// `None` until the connector is open.
+    pub(super) upstream: Option<SessionRef>,
+    pub(super) connector: ConnectorId,
+    pub(super) up: Lane,
+    pub(super) down: Lane,
+    /// Indices of its link pairs.
+    pub(super) links: Vec<u32>,
+}
+
+impl SessionPair {
+    pub(super) fn new(device: SessionRef, connector: ConnectorId) -> Self {
+        SessionPair {
+            device: Some(device),
+            upstream: None,
+            connector,
+            up: Lane::default(),
+            down: Lane::default(),
+            links: Vec::new(),
+        }
+    }
+
+    pub(super) const fn lane(&self, way: Way) -> &Lane {
+        match way {
+            Way::Up => &self.up,
+            Way::Down => &self.down,
+        }
+    }
+
+    pub(super) const fn lane_mut(&mut self, way: Way) -> &mut Lane {
+        match way {
+            Way::Up => &mut self.up,
+            Way::Down => &mut self.down,
+        }
+    }
+
+    pub(super) const fn session(&self, end: Leg) -> Option<SessionRef> {
+        match end {
+            Leg::Device => self.device,
+            Leg::Upstream => self.upstream,
+        }
+    }
+}
+
+/// One direction of a session pair: the ids of its deliveries, and the frames that cannot go on yet.
+///
+/// Everything that must not overtake a transfer queues behind it: the sender's flows, dispositions and detaches.
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    pub(super) map: DeliveryMap,
+    pub(super) entries: VecDeque<Parked>,
+    /// The bodies of the parked frames, one behind the other.
+    pub(super) bodies: ByteQueue,
+    /// The target's outbox was full; it will call back.
+    pub(super) is_queued: bool,
+}
+
+impl Lane {
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+/// A frame that waits for window, credit, an attach or room in an outbox.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parked {
+    pub(super) kind: ParkedKind,
+    /// Its link pair; meaningless for dispositions.
+    pub(super) link: u32,
+    /// Length of its body.
+    pub(super) length: usize,
+    /// Payload bytes of a transfer that have gone already.
+    pub(super) offset: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ParkedKind {
+    Transfer,
+    Flow,
+    Disposition,
+    Detach,
+    /// A transfer of a link that is gone.
+    Dropped,
+}
+
+/// A device's link joined to the hub's.
+#[derive(Debug)]
+pub(super) struct LinkPair {
+    pub(super) session_pair: u32,
+    /// The device's link, by our handle on the device's session.
+    pub(super) device: Handle,
+    /// The hub's link, by our handle on the upstream session; `None` while the connector is not open.
+    pub(super) upstream: Option<Handle>,
+    /// The device's role.
+    pub(super) role: Role,
+    /// Number in log lines: `L12`.
+    pub(super) number: u64,
+    /// The device's name for the link.
+    pub(super) name: Box<str>,
+    /// Its name at the hub.
+    pub(super) upstream_name: Option<Box<str>>,
+    /// The body of the device's attach, and of the last flow behind it, while the connector is not open.
+    pub(super) waiting: Option<Box<Waiting>>,
+    /// The terminus is to outlive the device's connection.
+    pub(super) survives_disconnect: bool,
+    /// The receiving end has given credit at least once, so transfers may go on.
+    pub(super) is_granted: bool,
+    /// The hub has answered the attach.
+    pub(super) is_answered: bool,
+    /// The delivery under way to the target: its id there, and at its source.
+    pub(super) delivering: Option<(DeliveryId, DeliveryId)>,
+    /// Deliveries completed.
+    pub(super) deliveries: u64,
+}
+
+/// A device's attach that waits for its connector.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) attach: Vec<u8>,
+    pub(super) flow: Option<Vec<u8>>,
+    pub(super) deadline: std::time::Instant,
+}
+
+impl LinkPair {
+    pub(super) const fn way(&self) -> Way {
+        match self.role {
+            Role::Sender => Way::Up,
+            Role::Receiver => Way::Down,
+        }
+    }
+
+    pub(super) const fn handle(&self, end: Leg) -> Option<Handle> {
+        match end {
+            Leg::Device => Some(self.device),
+            Leg::Upstream => self.upstream,
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! Matching of addresses against prefixes and patterns (qdrouterd 1.19: tokens between `.` and `/`).
+
+use std::collections::HashMap;
+
+/// An address as far as matching cares: without a URL's scheme and authority, without separators at its ends.
+///
+/// qdrouterd 1.19 takes `//x/…` and anything with `:/` for a URL; here only a real one is: `scheme://authority/path`
+/// with a valid scheme, or `amqp:/path` and `amqps:/path`. The address that is forwarded is never touched.
+pub(super) fn normalize(address: &str) -> &str {
+    strip_url(address).trim_matches(is_separator)
+}
+
+fn strip_url(address: &str) -> &str {
+    let Some((scheme, rest)) = address.split_once(':') else {
+        return address;
+    };
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+    if !is_scheme {
+        return address;
+    }
+    if let Some(rest) = rest.strip_prefix("//") {
+        return rest.split_once('/').map_or(address, |(_, path)| path);
+    }
+    match rest.strip_prefix('/') {
+        Some(path) if scheme.eq_ignore_ascii_case("amqp") || scheme.eq_ignore_ascii_case("amqps") => path,
+        _ => address,
+    }
+}
+
+const fn is_separator(c: char) -> bool {
+    matches!(c, '.' | '/')
+}
+
+/// A tree of tokens. At each token exact text is tried before `*`, and `*` before `#`, with backtracking; the first
+/// hit wins, whatever the order in the file.
+#[derive(Debug)]
+pub(super) struct PatternTree<T> {
+    root: Node<T>,
+}
+
+#[derive(Debug)]
+struct Node<T> {
+    exact: HashMap<Box<str>, Node<T>>,
+    star: Option<Box<Node<T>>>,
+    hash: Option<Box<Node<T>>>,
+    value: Option<T>,
+}
+
+impl<T> Default for Node<T> {
+    fn default() -> Self {
+        Node {
+            exact: HashMap::new(),
+            star: None,
+            hash: None,
+            value: None,
+        }
+    }
+}
+
+impl<T> Default for PatternTree<T> {
+    fn default() -> Self {
+        PatternTree {
+            root: Node::default(),
+        }
+    }
+}
+
+impl<T: Default> PatternTree<T> {
+    /// The value of a pattern, made if there is none.
+    pub(super) fn entry(&mut self, pattern: &str) -> &mut T {
+        let mut node = &mut self.root;
+        let mut after_hash = false;
+        for token in pattern.trim_matches(is_separator).split(is_separator) {
+            // `#` behind `#` adds nothing.
+            if token == "#" && after_hash {
+                continue;
+            }
+            after_hash = token == "#";
+            node = match token {
+                "*" => node.star.get_or_insert_default(),
+                "#" => node.hash.get_or_insert_default(),
+                exact => node.exact.entry(exact.into()).or_default(),
+            };
+        }
+        node.value.get_or_insert_default()
+    }
+
+    /// The value of a prefix: the pattern `PREFIX/#`.
+    pub(super) fn prefix_entry(&mut self, prefix: &str) -> &mut T {
+        self.entry(&format!("{}/#", prefix.trim_matches(is_separator)))
+    }
+}
+
+impl<T> PatternTree<T> {
+    /// The best match of an address.
+    pub(super) fn find(&self, address: &str) -> Option<&T> {
+        self.root.find(Tokens(Some(normalize(address))))
+    }
+}
+
+impl<T> Node<T> {
+    fn find(&self, tokens: Tokens<'_>) -> Option<&T> {
+        let Some((token, rest)) = tokens.split_first() else {
+            let after_hash = || self.hash.as_deref().and_then(|hash| hash.value.as_ref());
+            return self.value.as_ref().or_else(after_hash);
+        };
+        let exact = || self.exact.get(token).and_then(|node| node.find(rest));
+        let star = || self.star.as_deref().and_then(|node| node.find(rest));
+        let hash = || {
+            self.hash
+                .as_deref()
+                .and_then(|node| node.find_behind_hash(tokens))
+        };
+        exact().or_else(star).or_else(hash)
+    }
+
+    /// Behind a `#`: as many tokens as it takes may have been its own.
+    fn find_behind_hash(&self, mut tokens: Tokens<'_>) -> Option<&T> {
+        if self.exact.is_empty() && self.star.is_none() && self.hash.is_none() {
+            return self.value.as_ref();
+        }
+        loop {
+            if let Some(value) = self.find(tokens) {
+                return Some(value);
+            }
+            match tokens.split_first() {
+                Some((_, rest)) => tokens = rest,
+                None => return None,
+            }
+        }
+    }
+}
+
+/// What is left of an address, token by token.
+#[derive(Clone, Copy)]
+struct Tokens<'a>(Option<&'a str>);
+
+impl<'a> Tokens<'a> {
+    fn split_first(self) -> Option<(&'a str, Tokens<'a>)> {
+        let text = self.0?;
+        Some(match text.split_once(is_separator) {
+            Some((token, rest)) => (token, Tokens(Some(rest))),
+            None => (text, Tokens(None)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(prefixes: &[&'static str], patterns: &[&'static str]) -> PatternTree<&'static str> {
+        let mut tree = PatternTree::default();
+        for &prefix in prefixes {
+            *tree.prefix_entry(prefix) = prefix;
+        }
+        for &pattern in patterns {
+            *tree.entry(pattern) = pattern;
+        }
+        tree
+    }
+
+    /// qdrouterd 1.19's own answers; the three marked rows are its defects, which are not kept.
+    #[test]
+    fn proof_table() {
+        let tree = tree(
+            &["$cbs/", "devices/", "messages/devicebound"],
+            &["p/*/x/#", "q.*", "exact"],
+        );
+        let routed = [
+            "$cbs",
+            "$cbs/",
+            "$cbs/x",
+            "$cbs.x",
+            "/$cbs",
+            "devices",
+            "devices/",
+            "devices/d1/messages/events",
+            "/devices/d1/messages/events",
+            "//devices/d1", // qdrouterd: host `devices`
+            "///devices/d1",
+            "amqp://h/devices/d1",
+            "amqps://hub.azure-devices.net/devices/d1/messages/events",
+            "amqps://hub.azure-devices.net:5671/devices/d1/messages/events",
+            "http://x/devices/y",
+            "amqp:/devices/d1",
+            "devices.d1.x",
+            ".devices/d1",
+            "messages/devicebound",
+            "/messages/devicebound",
+            "/messages/devicebound/",
+            "messages/devicebound/x",
+            "messages/devicebound.x",
+            "p/1/x",
+            "p/1/x/y/z",
+            "p.1.x",
+            "p//x",
+            "q.1",
+            "q/1",
+            "exact",
+            "exact/",
+            "/exact",
+            "devices//x",
+            "devices/d:/x", // qdrouterd: `:/` makes it a URL
+        ];
+        for address in routed {
+            assert!(tree.find(address).is_some(), "{address} must be routed");
+        }
+        let refused = [
+            "$cbsx",
+            "$CBS",
+            "Devices/d1",
+            "messages/deviceBound",
+            "messages",
+            "p/1/y",
+            "q",
+            "q/",
+            "q/1/2",
+            "exact/1",
+            "d:/devices/q", // qdrouterd: `:/` makes it a URL
+            "x:y/devices/q",
+            "/x/devices",
+            "hub.azure-devices.net/devices/d1",
+            "devicesX/d1",
+            "",
+        ];
+        for address in refused {
+            assert!(tree.find(address).is_none(), "{address} must not be routed");
+        }
+    }
+
+    #[test]
+    fn the_most_specific_wins() {
+        let tree = tree(
+            &["bal/", "bal/deep", "eh", "eh/Partitions/"],
+            &["#", "*/x", "a/#/z", "a/*/z", "a/b/z"],
+        );
+        for (address, expected) in [
+            ("bal/deep/1", "bal/deep"),
+            ("bal/1", "bal/"),
+            ("eh", "eh"),
+            ("eh/Partitions/3", "eh/Partitions/"),
+            ("eh2", "#"),
+            ("q/x", "*/x"),
+            ("a/b/z", "a/b/z"),
+            ("a/c/z", "a/*/z"),
+            ("a/b/c/z", "a/#/z"),
+            ("a/z", "a/#/z"),
+            ("anything/at/all", "#"),
+        ] {
+            assert_eq!(tree.find(address), Some(&expected), "{address}");
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! The way to an upstream peer: name, address, TCP connection, TLS.
+//!
+//! Contract: [`connect`] does all of it within one time limit, or says in one line why not. Nothing is remembered
+//! from dial to dial: a hub moves between addresses, and certificates are renewed.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::io::BufWriter;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::AddressFamily;
+use super::socket;
+use super::tls::{self, TlsError, TlsSettings, TlsStream};
+use crate::router::TransportInfo;
+
+/// Most addresses of one name that are tried, and named in an error.
+const ADDRESSES_TRIED: usize = 8;
+/// The payload of one full TLS record (RFC 8446, 5.1).
+const TLS_RECORD: usize = 16 * 1024;
+
+/// Where a connector connects to.
+#[derive(Clone, Debug)]
+pub struct DialSettings {
+    /// Host name or address; an IPv6 address may be in brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Which addresses of the host to try.
+    pub family: AddressFamily,
+    /// How to encrypt, if at all.
+    pub tls: Option<Arc<TlsSettings>>,
+}
+
+/// A connection to an upstream peer.
+#[derive(Debug)]
+pub enum Transport {
+    /// Plain TCP.
+    Tcp(TcpStream),
+    /// TLS. Boxed, because its state is large; and with a write buffer, so that small writes that follow one another
+    /// leave as one TLS record and one segment.
+    Tls(Box<BufWriter<TlsStream>>),
+}
+
+/// Why there is no connection. The text is one line for the operator.
+#[derive(Debug, Error)]
+pub enum DialError {
+    /// The name has no address.
+    #[error("cannot resolve {host}: {source}")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// The resolver's reason.
+        source: io::Error,
+    },
+    /// The name has only addresses of the other family.
+    #[error("{host} has no {family} address")]
+    NoAddress {
+        /// The name.
+        host: String,
+        /// The family asked for.
+        family: AddressFamily,
+    },
+    /// No address answered.
+    #[error("{}", Attempts(.0))]
+    Connect(Vec<(SocketAddr, io::Error)>),
+    /// TCP connected, TLS failed.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// It took too long.
+    #[error("{stage} took longer than {} s", limit.as_secs_f32())]
+    TimedOut {
+        /// What was not finished.
+        stage: Stage,
+        /// The limit for the whole dial.
+        limit: Duration,
+    },
+}
+
+/// One step of a dial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Asking the resolver.
+    Resolving(String),
+    /// Connecting and shaking hands for TLS.
+    Handshake(SocketAddr),
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stage::Resolving(host) => write!(f, "resolving {host}"),
+            Stage::Handshake(address) => write!(f, "the TLS handshake with {address}"),
+        }
+    }
+}
+
+/// Connects to an upstream peer within `limit`.
+///
+/// # Errors
+///
+/// See [`DialError`].
+pub async fn connect(
+    settings: &DialSettings,
+    limit: Duration,
+) -> Result<(Transport, TransportInfo), DialError> {
+    let deadline = Instant::now() + limit;
+    let addresses = resolve(settings, deadline, limit).await?;
+    let (address, tcp) = connect_to_any(&addresses, deadline).await?;
+    let peer = address.to_string();
+    let Some(tls) = &settings.tls else {
+        return Ok((Transport::Tcp(tcp), TransportInfo { peer, tls: None }));
+    };
+    let stream = timeout_at(deadline, tls::handshake(tls, tcp))
+        .await
+        .map_err(|_| DialError::TimedOut {
+            stage: Stage::Handshake(address),
+            limit,
+        })??;
+    let info = TransportInfo {
+        peer,
+        tls: tls::negotiated_version(&stream),
+    };
+    let buffered = BufWriter::with_capacity(TLS_RECORD, stream);
+    Ok((Transport::Tls(Box::new(buffered)), info))
+}
+
+async fn resolve(
+    settings: &DialSettings,
+    deadline: Instant,
+    limit: Duration,
+) -> Result<Vec<SocketAddr>, DialError> {
+    let host = bare_host(&settings.host);
+    let found = timeout_at(deadline, tokio::net::lookup_host((host, settings.port)))
+        .await
+        .map_err(|_| DialError::TimedOut {
+            stage: Stage::Resolving(host.to_owned()),
+            limit,
+        })?
+        .map_err(|source| DialError::Resolve {
+            host: host.to_owned(),
+            source,
+        })?;
+    let mut addresses = Vec::new();
+    for address in found.filter(|address| settings.family.admits(address)) {
+        if !addresses.contains(&address) && addresses.len() < ADDRESSES_TRIED {
+            addresses.push(address);
+        }
+    }
+    match addresses.is_empty() {
+        true => Err(DialError::NoAddress {
+            host: host.to_owned(),
+            family: settings.family,
+        }),
+        false => Ok(addresses),
+    }
+}
+
+/// Tries the addresses in the resolver's order. The time that is left is shared out evenly, so that a dead address
+/// leaves time for the others.
+async fn connect_to_any(
+    addresses: &[SocketAddr],
+    deadline: Instant,
+) -> Result<(SocketAddr, TcpStream), DialError> {
+    let mut failed = Vec::new();
+    for (tried, address) in addresses.iter().enumerate() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+        let attempt = async {
+            let stream = TcpStream::connect(address).await?;
+            socket::prepare(&stream)?;
+            Ok(stream)
+        };
+        match timeout(share, attempt).await {
+            Ok(Ok(stream)) => return Ok((*address, stream)),
+            Ok(Err(error)) => failed.push((*address, error)),
+            Err(_) => failed.push((*address, io::ErrorKind::TimedOut.into())),
+        }
+    }
+    Err(DialError::Connect(failed))
+}
+
+/// A host without the brackets that an IPv6 address may wear.
+pub(super) fn bare_host(host: &str) -> &str {
+    host.strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(host)
+}
+
+/// Failed attempts in plain words.
+struct Attempts<'a>(&'a [(SocketAddr, io::Error)]);
+
+impl fmt::Display for Attempts<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (address, error)) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("; ")?;
+            }
+            match error.kind() {
+                io::ErrorKind::ConnectionRefused => {
+                    write!(f, "connection refused by {address}: nothing listens on that port")?;
+                }
+                io::ErrorKind::TimedOut => {
+                    write!(f, "no answer from {address}: down, or blocked by a firewall?")?
+                }
+                io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => {
+                    write!(f, "no route to {address}: {error}")?;
+                }
+                _ => write!(f, "cannot connect to {address}: {error}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    fn settings(host: &str, port: u16) -> DialSettings {
+        DialSettings {
+            host: host.to_owned(),
+            port,
+            family: AddressFamily::Any,
+            tls: None,
+        }
+    }
+
+    async fn failure(settings: &DialSettings, limit: Duration) -> DialError {
+        match connect(settings, limit).await {
+            Ok(_) => panic!("connected"),
+            Err(error) => error,
+        }
+    }
+
+    #[tokio::test]
+    async fn plain_tcp() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (transport, info) = connect(&settings("127.0.0.1", address.port()), LIMIT)
+            .await
+            .unwrap();
+        assert_eq!(
+            info,
+            TransportInfo {
+                peer: address.to_string(),
+                tls: None
+            }
+        );
+        let Transport::Tcp(stream) = transport else {
+            panic!("{transport:?}")
+        };
+        assert!(stream.nodelay().unwrap());
+        assert!(socket2::SockRef::from(&stream).keepalive().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_names_the_address() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let error = failure(&settings("127.0.0.1", port), LIMIT).await;
+        assert_eq!(
+            error.to_string(),
+            format!("connection refused by 127.0.0.1:{port}: nothing listens on that port")
+        );
+    }
+
+    #[tokio::test]
+    async fn the_next_address_is_tried() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let live = listener.local_addr().unwrap();
+        let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let (address, _) = connect_to_any(&[closed, live], Instant::now() + LIMIT)
+            .await
+            .unwrap();
+        assert_eq!(address, live);
+    }
+
+    #[tokio::test]
+    async fn a_name_without_address() {
+        let error = failure(&settings("no-such-host.invalid", 5671), LIMIT)
+            .await
+            .to_string();
+        assert!(
+            error.starts_with("cannot resolve no-such-host.invalid: "),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_family_is_respected() {
+        let mut wanted = settings("127.0.0.1", 1);
+        wanted.family = AddressFamily::IPv6;
+        assert_eq!(
+            failure(&wanted, LIMIT).await.to_string(),
+            "127.0.0.1 has no IPv6 address"
+        );
+    }
+
+    #[tokio::test]
+    async fn brackets_are_dropped() {
+        assert_eq!(bare_host("[::1]"), "::1");
+        assert_eq!(bare_host("hub"), "hub");
+        let mut wanted = settings("[::1]", 1);
+        wanted.family = AddressFamily::IPv4;
+        assert_eq!(
+            failure(&wanted, LIMIT).await.to_string(),
+            "::1 has no IPv4 address"
+        );
+    }
+
+    #[test]
+    fn silence_is_explained() {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+        let error = DialError::Connect(vec![
+            (address, io::ErrorKind::TimedOut.into()),
+            (address, io::ErrorKind::ConnectionRefused.into()),
+        ]);
+        assert_eq!(
+            error.to_string(),
+            "no answer from 127.0.0.1:9: down, or blocked by a firewall?; connection refused by 127.0.0.1:9: \
+             nothing listens on that port"
+        );
+    }
+}

@@ -1,0 +1,268 @@
+//! Accepting devices.
+//!
+//! Contract: [`bind`] opens every address that a listener stands for, or says why not. [`accept`] runs until its task
+//! is aborted; no failure ends it and none makes it spin.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener, ToSocketAddrs};
+use std::rc::Rc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::AddressFamily;
+use super::dial::bare_host;
+use super::driver::Driver;
+use super::socket;
+use super::turn::Turn;
+use crate::router::TransportInfo;
+use crate::router::settings::ListenerId;
+
+/// Connections that may wait to be accepted: a site's devices all come back at once after a power cut.
+const BACKLOG: i32 = 1024;
+/// How long accepting pauses when the system has no room for another connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+/// The same trouble is logged once in this time.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenSettings {
+    /// Host name or address; empty: all interfaces, IPv4 and IPv6.
+    pub host: String,
+    /// TCP port; 0: any free one.
+    pub port: u16,
+    /// Which addresses of the host.
+    pub family: AddressFamily,
+}
+
+/// Opens the sockets of one listener: at least one, more if its name has several addresses. They share one port.
+pub(super) fn bind(settings: &ListenSettings) -> io::Result<Vec<StdListener>> {
+    let addresses = addresses(settings)?;
+    let mut port = settings.port;
+    let mut bound = Vec::new();
+    let mut skipped = None;
+    for mut address in addresses {
+        address.set_port(port);
+        match bind_address(address, settings.family) {
+            Ok(listener) => {
+                port = listener.local_addr()?.port();
+                bound.push(listener);
+            }
+            Err(error) if concerns_the_port(&error) => return Err(error),
+            // A name may stand for an address that this machine does not have, such as ::1 with IPv6 turned off.
+            Err(error) => skipped = Some(error),
+        }
+    }
+    match (bound.is_empty(), skipped) {
+        (false, _) => Ok(bound),
+        (true, Some(error)) => Err(error),
+        (true, None) => Err(io::Error::new(
+            io::ErrorKind::AddrNotAvailable,
+            format!("the name has no {} address", settings.family),
+        )),
+    }
+}
+
+fn addresses(settings: &ListenSettings) -> io::Result<Vec<SocketAddr>> {
+    let port = settings.port;
+    if settings.host.is_empty() {
+        return Ok(match settings.family {
+            AddressFamily::IPv4 => vec![(Ipv4Addr::UNSPECIFIED, port).into()],
+            AddressFamily::IPv6 => vec![(Ipv6Addr::UNSPECIFIED, port).into()],
+            // One socket for both; a second one for IPv4 would be refused, unless IPv6 is turned off.
+            AddressFamily::Any if has_ipv6() => vec![(Ipv6Addr::UNSPECIFIED, port).into()],
+            AddressFamily::Any => vec![(Ipv4Addr::UNSPECIFIED, port).into()],
+        });
+    }
+    let mut addresses: Vec<_> = (bare_host(&settings.host), port)
+        .to_socket_addrs()?
+        .filter(|address| settings.family.admits(address))
+        .collect();
+    addresses.dedup();
+    Ok(addresses)
+}
+
+fn has_ipv6() -> bool {
+    bind_address((Ipv6Addr::LOCALHOST, 0).into(), AddressFamily::IPv6).is_ok()
+}
+
+fn concerns_the_port(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied
+    )
+}
+
+fn bind_address(address: SocketAddr, family: AddressFamily) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        let dual_stack = address.ip().is_unspecified() && family == AddressFamily::Any;
+        socket.set_only_v6(!dual_stack)?;
+    }
+    // A restart must not wait for the last connections of the former process to time out.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Accepts connections for ever.
+pub(super) async fn accept(listener: TcpListener, id: ListenerId, turn: Rc<Turn>) {
+    let mut complaints = Complaints::default();
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                // Fails for a connection that is over already; the driver will find out.
+                if let Err(error) = socket::prepare(&stream) {
+                    debug!(target: "SERVER", "Connection from {peer}: {error}");
+                }
+                // On a socket for both families an IPv4 peer looks like ::ffff:192.0.2.1.
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                let info = TransportInfo {
+                    peer: peer.to_string(),
+                    tls: None,
+                };
+                let accepted = turn.enter(|core, now| core.router.accepted(id, info, now));
+                if let Some(key) = accepted {
+                    tokio::task::spawn_local(Driver::new(stream, key, Rc::clone(&turn)));
+                }
+            }
+            Err(error) if concerns_one_connection(&error) => {
+                debug!(target: "SERVER", "A connection was gone before it was accepted: {error}");
+            }
+            Err(error) => {
+                if let Some(withheld) = complaints.raise(Instant::now()) {
+                    warn!(
+                        target: "SERVER",
+                        "Cannot accept connections: {error}; trying again (this happened {withheld} more times \
+                         since the last report)"
+                    );
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Errors of the connection that was to be accepted, not of the listener (Linux: accept(2) passes network errors on).
+fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// Limits how often the same trouble is reported.
+#[derive(Debug, Default)]
+struct Complaints {
+    last: Option<Instant>,
+    withheld: u64,
+}
+
+impl Complaints {
+    /// Whether to report now; if so, how many reports were withheld since the last one.
+    fn raise(&mut self, now: Instant) -> Option<u64> {
+        if self
+            .last
+            .is_some_and(|last| now.duration_since(last) < COMPLAINT_INTERVAL)
+        {
+            self.withheld += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.withheld))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    fn settings(host: &str, family: AddressFamily) -> ListenSettings {
+        ListenSettings {
+            host: host.to_owned(),
+            port: 0,
+            family,
+        }
+    }
+
+    #[test]
+    fn an_address_is_bound_as_given() {
+        let bound = bind(&settings("127.0.0.1", AddressFamily::Any)).unwrap();
+        assert_eq!(bound.len(), 1);
+        let address = bound[0].local_addr().unwrap();
+        assert_eq!(address.ip(), Ipv4Addr::LOCALHOST);
+        TcpStream::connect(address).unwrap();
+    }
+
+    #[test]
+    fn no_host_means_every_interface() {
+        let bound = bind(&settings("", AddressFamily::Any)).unwrap();
+        assert_eq!(bound.len(), 1);
+        let port = bound[0].local_addr().unwrap().port();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        if has_ipv6() {
+            TcpStream::connect((Ipv6Addr::LOCALHOST, port)).unwrap();
+        }
+    }
+
+    #[test]
+    fn ipv6_alone_leaves_ipv4_alone() {
+        if !has_ipv6() {
+            return;
+        }
+        let bound = bind(&settings("::", AddressFamily::IPv6)).unwrap();
+        let port = bound[0].local_addr().unwrap().port();
+        TcpStream::connect((Ipv6Addr::LOCALHOST, port)).unwrap();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap_err();
+    }
+
+    #[test]
+    fn the_addresses_of_a_name_share_a_port() {
+        let bound = bind(&settings("localhost", AddressFamily::Any)).unwrap();
+        let ports: Vec<_> = bound
+            .iter()
+            .map(|listener| listener.local_addr().unwrap().port())
+            .collect();
+        assert!(ports.iter().all(|port| *port == ports[0]), "{ports:?}");
+    }
+
+    #[test]
+    fn an_address_in_use_is_an_error() {
+        let first = bind(&settings("127.0.0.1", AddressFamily::Any)).unwrap();
+        let mut again = settings("127.0.0.1", AddressFamily::Any);
+        again.port = first[0].local_addr().unwrap().port();
+        assert_eq!(bind(&again).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_family_without_address_is_an_error() {
+        let error = bind(&settings("127.0.0.1", AddressFamily::IPv6)).unwrap_err();
+        assert_eq!(error.to_string(), "the name has no IPv6 address");
+    }
+
+    #[test]
+    fn complaints_are_limited() {
+        let mut complaints = Complaints::default();
+        let start = Instant::now();
+        assert_eq!(complaints.raise(start), Some(0));
+        assert_eq!(complaints.raise(start + Duration::from_secs(1)), None);
+        assert_eq!(complaints.raise(start + Duration::from_secs(59)), None);
+        assert_eq!(complaints.raise(start + COMPLAINT_INTERVAL), Some(2));
+        assert_eq!(complaints.raise(start + COMPLAINT_INTERVAL * 2), Some(0));
+    }
+}

@@ -1,0 +1,261 @@
+//! Layer 5: one thread's sockets, TLS and clock, and the tasks that move bytes between them and a [`Router`].
+//!
+//! # Contract
+//!
+//! [`Shard::bind`] opens the listeners, so that a program fails early and may give up its privileges afterwards.
+//! [`Shard::run`] then serves until it is told to stop. Everything runs on the calling thread, in local tasks that
+//! share the router; so `run` must be awaited in a [`LocalRuntime`](tokio::runtime::LocalRuntime) (or a
+//! [`LocalSet`](tokio::task::LocalSet)).
+//!
+//! No decision about the protocol is taken here: bytes go in and out, and what becomes of a connection is the
+//! router's answer. The rooms: `turn` (what the tasks share, the timer, wake-ups), `driver` (one connection),
+//! `listener` (accepting), `dial` and `tls` (reaching an upstream peer).
+
+pub mod dial;
+mod driver;
+mod listener;
+mod socket;
+pub mod tls;
+mod turn;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tracing::{info, warn};
+
+use crate::router::Router;
+use crate::router::settings::{ListenerId, RouterSettings};
+use dial::DialSettings;
+pub use listener::ListenSettings;
+use turn::Turn;
+
+/// How long connections may take to close once the shard is told to stop.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Which addresses of a name are meant (qdrouterd: `socketAddressFamily`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AddressFamily {
+    /// Both families.
+    #[default]
+    Any,
+    /// IPv4 only.
+    IPv4,
+    /// IPv6 only.
+    IPv6,
+}
+
+impl AddressFamily {
+    fn admits(self, address: &SocketAddr) -> bool {
+        match self {
+            AddressFamily::Any => true,
+            AddressFamily::IPv4 => address.is_ipv4(),
+            AddressFamily::IPv6 => address.is_ipv6(),
+        }
+    }
+}
+
+impl fmt::Display for AddressFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AddressFamily::Any => "IPv4 or IPv6",
+            AddressFamily::IPv4 => "IPv4",
+            AddressFamily::IPv6 => "IPv6",
+        })
+    }
+}
+
+/// Everything that one shard is made from.
+#[derive(Clone, Debug)]
+pub struct ShardSettings {
+    /// For the router.
+    pub router: RouterSettings,
+    /// The sockets of `router.listeners`, in the same order.
+    pub listeners: Vec<ListenSettings>,
+    /// The ways to the peers of `router.connectors`, in the same order.
+    pub connectors: Vec<DialSettings>,
+}
+
+/// What a running shard can be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Close everything properly and return. So does the end of all senders.
+    Shutdown,
+}
+
+/// Why a shard cannot start.
+#[derive(Debug, Error)]
+pub enum ShardError {
+    /// A listener's address cannot be had.
+    #[error("cannot listen on {address} ({name}): {source}")]
+    Listen {
+        /// `HOST:PORT` as configured.
+        address: String,
+        /// The listener's name.
+        name: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The settings for the router and for the sockets do not go together.
+    #[error(
+        "{listeners} listeners and {connectors} connectors are without their socket settings, or the reverse"
+    )]
+    Mismatch {
+        /// Difference in number.
+        listeners: usize,
+        /// Difference in number.
+        connectors: usize,
+    },
+}
+
+/// One thread's worth of router, with its listeners open.
+#[derive(Debug)]
+pub struct Shard {
+    settings: ShardSettings,
+    bound: Vec<Bound>,
+}
+
+/// One open socket of a listener.
+#[derive(Debug)]
+struct Bound {
+    listener: ListenerId,
+    address: SocketAddr,
+    socket: std::net::TcpListener,
+}
+
+impl Shard {
+    /// Opens all listeners.
+    ///
+    /// # Errors
+    ///
+    /// [`ShardError::Listen`] for the first one that cannot be opened, [`ShardError::Mismatch`] if the lists of
+    /// `settings` differ in length.
+    pub fn bind(settings: ShardSettings) -> Result<Shard, ShardError> {
+        let router = &settings.router;
+        let listeners = router.listeners.len().abs_diff(settings.listeners.len());
+        let connectors = router.connectors.len().abs_diff(settings.connectors.len());
+        if listeners + connectors > 0 {
+            return Err(ShardError::Mismatch {
+                listeners,
+                connectors,
+            });
+        }
+        let mut bound = Vec::new();
+        for (index, (listener, listen)) in router.listeners.iter().zip(&settings.listeners).enumerate() {
+            let failed = |source| ShardError::Listen {
+                address: listener.address.clone(),
+                name: listener.name.clone(),
+                source,
+            };
+            for socket in listener::bind(listen).map_err(failed)? {
+                let address = socket.local_addr().map_err(failed)?;
+                info!(target: "SERVER", "Listening on {address} ({})", listener.name);
+                bound.push(Bound {
+                    listener: ListenerId(index),
+                    address,
+                    socket,
+                });
+            }
+        }
+        Ok(Shard { settings, bound })
+    }
+
+    /// The open addresses, with the real port of a listener that asked for port 0. A listener whose name has several
+    /// addresses appears once for each.
+    pub fn bound_addresses(&self) -> Vec<(ListenerId, SocketAddr)> {
+        self.bound
+            .iter()
+            .map(|bound| (bound.listener, bound.address))
+            .collect()
+    }
+
+    /// Serves until told to stop; then closes every connection, which takes 5 seconds at most.
+    ///
+    /// # Errors
+    ///
+    /// [`ShardError::Listen`] if the runtime cannot take over a socket.
+    pub async fn run(self, mut commands: mpsc::Receiver<Command>) -> Result<(), ShardError> {
+        let Shard { settings, bound } = self;
+        let mut listeners = Vec::new();
+        for Bound {
+            listener,
+            address,
+            socket,
+        } in bound
+        {
+            let socket = TcpListener::from_std(socket).map_err(|source| ShardError::Listen {
+                address: address.to_string(),
+                name: settings.router.listeners[listener.0].name.clone(),
+                source,
+            })?;
+            listeners.push((listener, socket));
+        }
+        let turn = Rc::new(Turn::new(
+            Router::new(settings.router, turn::now()),
+            settings.connectors,
+        ));
+        let mut tasks = Tasks::spawn(&turn, listeners);
+
+        match commands.recv().await {
+            Some(Command::Shutdown) | None => {}
+        }
+        tasks.stop_accepting().await;
+        turn.stop_dialing();
+        turn.enter(|core, now| core.router.shutdown(now));
+        if tokio::time::timeout(SHUTDOWN_LIMIT, turn.all_closed())
+            .await
+            .is_err()
+        {
+            warn!(
+                target: "SERVER",
+                "Some connections did not close within {} s and were dropped",
+                SHUTDOWN_LIMIT.as_secs()
+            );
+        }
+        turn.stop();
+        Ok(())
+    }
+}
+
+/// The tasks that live as long as the shard; they end with this value.
+struct Tasks {
+    accepting: Vec<tokio::task::JoinHandle<()>>,
+    timer: AbortHandle,
+}
+
+impl Tasks {
+    fn spawn(turn: &Rc<Turn>, listeners: Vec<(ListenerId, TcpListener)>) -> Self {
+        let accepting = listeners
+            .into_iter()
+            .map(|(id, socket)| tokio::task::spawn_local(listener::accept(socket, id, Rc::clone(turn))))
+            .collect();
+        let timer = tokio::task::spawn_local(Rc::clone(turn).keep_time()).abort_handle();
+        // What the router wants of its own accord: persistent connectors are dialed at once.
+        turn.enter(|_, _| ());
+        Tasks { accepting, timer }
+    }
+
+    /// Closes the listening sockets.
+    async fn stop_accepting(&mut self) {
+        for task in self.accepting.drain(..) {
+            task.abort();
+            // Only to see it gone, and its socket with it; that it was aborted is no news.
+            let _ = task.await;
+        }
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        for task in &self.accepting {
+            task.abort();
+        }
+        self.timer.abort();
+    }
+}

@@ -1,0 +1,372 @@
+//! TLS towards the upstream peer. Every type of rustls lives in this module; outside of it there is only a stream.
+//!
+//! Contract: [`TlsSettings`] are plain configuration. [`handshake`] reads the files they name (at every call: a
+//! renewed certificate needs no restart), shakes hands over a TCP connection, and answers with a [`TlsStream`] or
+//! with a [`TlsError`] whose text is one line for the operator. The chain of the server's certificate is always
+//! verified; `verify_hostname` decides about its name alone.
+
+mod authorities;
+mod certificate;
+mod explain;
+mod files;
+mod verify;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ProtocolVersion, SupportedProtocolVersion, version};
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+pub use authorities::inspect_ca_file;
+pub use explain::{Fault, UnknownIssuer};
+pub use files::FileRole;
+
+pub(super) use explain::explain_loss;
+
+use authorities::Authorities;
+use certificate::printable;
+use explain::Context;
+use verify::{NameCheck, ServerVerifier};
+
+/// An encrypted connection.
+pub type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
+
+/// A version of TLS that we speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// TLS 1.2
+    Tls12,
+    /// TLS 1.3
+    Tls13,
+}
+
+impl fmt::Display for TlsVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TlsVersion::Tls12 => "TLSv1.2",
+            TlsVersion::Tls13 => "TLSv1.3",
+        })
+    }
+}
+
+/// How to encrypt one connector's connection: its `sslProfile`, and the name of the server.
+#[derive(Clone, Debug)]
+pub struct TlsSettings {
+    /// The profile's name, for messages.
+    pub profile: String,
+    /// The host whose certificate we expect: a DNS name or an IP address. A DNS name is sent as SNI.
+    pub server_name: String,
+    /// Whether the certificate must be for that host. The chain is verified in any case.
+    pub verify_hostname: bool,
+    /// Trusted authorities: a PEM file, or a directory of them. `None`: the built-in public ones.
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate chain.
+    pub cert_file: Option<PathBuf>,
+    /// The key of our own certificate; `None`: it is in `cert_file`, too.
+    pub key_file: Option<PathBuf>,
+    /// The versions allowed; empty: all.
+    pub versions: Vec<TlsVersion>,
+}
+
+impl TlsSettings {
+    fn offered_versions(&self) -> String {
+        let offered = match self.versions.as_slice() {
+            [] => &[TlsVersion::Tls12, TlsVersion::Tls13],
+            some => some,
+        };
+        offered
+            .iter()
+            .map(TlsVersion::to_string)
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+}
+
+/// A `protocols` value, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProtocolList {
+    /// The versions that we speak; never empty.
+    pub versions: Vec<TlsVersion>,
+    /// The versions that were listed, too, and that are refused for being broken: warn about them.
+    pub refused: Vec<String>,
+}
+
+/// Reads a `protocols` value: words as OpenSSL's and qdrouterd's, separated by blanks.
+///
+/// # Errors
+///
+/// [`TlsError::UnknownProtocol`] for a word that is no TLS version, [`TlsError::NoProtocol`] if nothing is left that
+/// we speak.
+pub fn parse_protocols(text: &str) -> Result<ProtocolList, TlsError> {
+    let mut list = ProtocolList {
+        versions: Vec::new(),
+        refused: Vec::new(),
+    };
+    for word in text.split_whitespace() {
+        let version = match word {
+            "TLSv1.2" => TlsVersion::Tls12,
+            "TLSv1.3" => TlsVersion::Tls13,
+            "SSLv2" | "SSLv3" | "TLSv1" | "TLSv1.0" | "TLSv1.1" => {
+                list.refused.push(word.to_owned());
+                continue;
+            }
+            unknown => return Err(TlsError::UnknownProtocol(printable(unknown))),
+        };
+        if !list.versions.contains(&version) {
+            list.versions.push(version);
+        }
+    }
+    match list.versions.is_empty() {
+        true => Err(TlsError::NoProtocol(printable(text))),
+        false => Ok(list),
+    }
+}
+
+/// Why there is no encrypted connection.
+#[derive(Debug, Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("cannot read {role} {}: {source}", path.display())]
+    Unreadable {
+        /// What the file is for.
+        role: FileRole,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file is damaged.
+    #[error("{role} {} is not in PEM form: {source}", path.display())]
+    BadPem {
+        /// What the file is for.
+        role: FileRole,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: io::Error,
+    },
+    /// A file holds no certificate.
+    #[error("{role} {} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)", path.display())]
+    NoCertificate {
+        /// What the file is for.
+        role: FileRole,
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file holds no private key.
+    #[error("private key file {} holds no private key in PEM form", path.display())]
+    NoPrivateKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The private key is encrypted.
+    #[error(
+        "private key file {0} is encrypted: decrypt it with openssl pkey -in {0} -out NEWFILE, and protect the new \
+         file by its permissions",
+        path.display()
+    )]
+    EncryptedKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Certificate and key do not belong together, or are of a kind that we cannot use.
+    #[error("cannot use certificate file {} with its private key: {source}", path.display())]
+    ClientCertificate {
+        /// The certificate file.
+        path: PathBuf,
+        /// What is wrong.
+        source: rustls::Error,
+    },
+    /// The host is neither a DNS name nor an IP address.
+    #[error("'{0}' is neither a host name nor an IP address")]
+    ServerName(String),
+    /// A word of `protocols` is no TLS version.
+    #[error("unknown TLS version '{0}': protocols may be TLSv1.2 and TLSv1.3")]
+    UnknownProtocol(String),
+    /// `protocols` leaves nothing that is safe.
+    #[error(
+        "protocols '{0}' allows neither TLSv1.2 nor TLSv1.3: older versions are broken and not supported"
+    )]
+    NoProtocol(String),
+    /// rustls refuses the settings.
+    #[error("cannot set up TLS: {0}")]
+    Setup(rustls::Error),
+    /// The handshake failed.
+    #[error("{0}")]
+    Handshake(Fault),
+}
+
+/// Everything of one handshake that is made from files.
+struct Prepared {
+    connector: TlsConnector,
+    server_name: ServerName<'static>,
+    verifier: Arc<ServerVerifier>,
+    authorities: Vec<certificate::CertificateFacts>,
+}
+
+/// Encrypts a TCP connection.
+///
+/// # Errors
+///
+/// Any [`TlsError`] but those of [`parse_protocols`].
+pub async fn handshake(settings: &Arc<TlsSettings>, tcp: TcpStream) -> Result<TlsStream, TlsError> {
+    let prepared = prepare_aside(settings).await?;
+    // The future of a handshake holds the TLS state by value: too big for the stack of whoever awaits it.
+    let handshake = Box::pin(prepared.connector.connect(prepared.server_name, tcp));
+    handshake.await.map_err(|error| {
+        TlsError::Handshake(Fault::classify(
+            error,
+            &Context {
+                settings,
+                authorities: &prepared.authorities,
+                presented: prepared.verifier.refused(),
+                now: SystemTime::now(),
+            },
+        ))
+    })
+}
+
+/// The name of the version that was agreed on.
+pub fn negotiated_version(stream: &TlsStream) -> Option<String> {
+    match stream.get_ref().1.protocol_version()? {
+        ProtocolVersion::TLSv1_2 => Some(TlsVersion::Tls12.to_string()),
+        ProtocolVersion::TLSv1_3 => Some(TlsVersion::Tls13.to_string()),
+        other => Some(format!("{other:?}")),
+    }
+}
+
+/// Reads the files away from the shard's thread: a CA directory on a memory card takes its time, and frames do not
+/// wait for it.
+async fn prepare_aside(settings: &Arc<TlsSettings>) -> Result<Prepared, TlsError> {
+    let settings = Arc::clone(settings);
+    match tokio::task::spawn_blocking(move || prepare(&settings)).await {
+        Ok(prepared) => prepared,
+        // Only when the runtime is being shut down, or the thread cannot be made.
+        Err(error) => Err(TlsError::Setup(rustls::Error::General(error.to_string()))),
+    }
+}
+
+fn prepare(settings: &TlsSettings) -> Result<Prepared, TlsError> {
+    let server_name = server_name(&settings.server_name)?;
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let authorities = Authorities::load(settings.ca_file.as_deref())?;
+    let verifier = server_verifier(settings, authorities.store, authorities.configured, &provider)?;
+
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&rustls_versions(settings))
+        .map_err(TlsError::Setup)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier.clone());
+    let config = match &settings.cert_file {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let chain = files::certificates(FileRole::ClientCertificate, path)?;
+            let key = files::private_key(settings.key_file.as_ref().unwrap_or(path))?;
+            builder
+                .with_client_auth_cert(chain, key)
+                .map_err(|source| TlsError::ClientCertificate {
+                    path: path.clone(),
+                    source,
+                })?
+        }
+    };
+    Ok(Prepared {
+        connector: TlsConnector::from(Arc::new(config)),
+        server_name,
+        verifier,
+        authorities: authorities.facts,
+    })
+}
+
+fn server_verifier(
+    settings: &TlsSettings,
+    roots: rustls::RootCertStore,
+    configured: Vec<CertificateDer<'static>>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<ServerVerifier>, TlsError> {
+    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .build()
+        .map_err(|error| TlsError::Setup(rustls::Error::General(error.to_string())))?;
+    let name_check = match settings.verify_hostname {
+        true => NameCheck::Required,
+        false => NameCheck::Skipped,
+    };
+    Ok(Arc::new(ServerVerifier::new(inner, name_check, configured)))
+}
+
+fn rustls_versions(settings: &TlsSettings) -> Vec<&'static SupportedProtocolVersion> {
+    match settings.versions.as_slice() {
+        [] => rustls::ALL_VERSIONS.to_vec(),
+        some => some
+            .iter()
+            .map(|version| match version {
+                TlsVersion::Tls12 => &version::TLS12,
+                TlsVersion::Tls13 => &version::TLS13,
+            })
+            .collect(),
+    }
+}
+
+fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {
+    // A bracketed IPv6 address is one in a URL; a final dot is for the resolver and has no place in SNI (RFC 6066, 3).
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(host);
+    let bare = bare.strip_suffix('.').unwrap_or(bare);
+    ServerName::try_from(bare.to_owned()).map_err(|_| TlsError::ServerName(printable(host)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protocols_are_read_as_qdrouterd_spells_them() {
+        let list = parse_protocols(" TLSv1.3 TLSv1.2  TLSv1.2").unwrap();
+        assert_eq!(list.versions, [TlsVersion::Tls13, TlsVersion::Tls12]);
+        assert!(list.refused.is_empty());
+
+        let list = parse_protocols("TLSv1 TLSv1.1 TLSv1.2").unwrap();
+        assert_eq!(list.versions, [TlsVersion::Tls12]);
+        assert_eq!(list.refused, ["TLSv1", "TLSv1.1"]);
+    }
+
+    #[test]
+    fn protocols_that_leave_nothing_are_refused() {
+        let error = parse_protocols("TLSv1 TLSv1.1").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "protocols 'TLSv1 TLSv1.1' allows neither TLSv1.2 nor TLSv1.3: older versions are broken and not supported"
+        );
+        let error = parse_protocols("TLSv1.2 tls13").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "unknown TLS version 'tls13': protocols may be TLSv1.2 and TLSv1.3"
+        );
+    }
+
+    #[test]
+    fn server_names() {
+        assert!(
+            matches!(server_name("hub.azure-devices.net."), Ok(ServerName::DnsName(name))
+            if name.as_ref() == "hub.azure-devices.net")
+        );
+        assert!(matches!(server_name("10.0.0.7"), Ok(ServerName::IpAddress(_))));
+        assert!(matches!(server_name("[fe80::1]"), Ok(ServerName::IpAddress(_))));
+        for host in ["", "<iotHub>.azure-devices.net", "a b"] {
+            assert!(
+                matches!(server_name(host), Err(TlsError::ServerName(_))),
+                "{host}"
+            );
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! What the tasks of one shard share: the router, who waits for what, and the one timer.
+//!
+//! A *turn* is one borrow of the [`Core`] by one task. It never crosses an `.await`; and when it ends, [`Turn::settle`]
+//! has done what the router asked for: tasks are woken, dials are started, the timer is set. Woken tasks run in the
+//! order of the runtime's queue, so an upstream connection writes once, after all devices that are ready now.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use super::dial::{self, DialSettings, Transport};
+use super::driver::Driver;
+use crate::router::settings::ConnectorId;
+use crate::router::{Action, ConnectionKey, Router};
+
+/// Size of the buffer that every connection reads into.
+const READ_BUFFER: usize = 64 * 1024;
+/// The timer's resolution: a deadline in the past still leaves a turn to everybody else.
+const TIMER_STEP: Duration = Duration::from_millis(1);
+
+/// The time, for the router and for timers.
+pub(super) fn now() -> Instant {
+    // Tokio's clock: the system's monotonic one, or a test's.
+    tokio::time::Instant::now().into_std()
+}
+
+/// What a turn works on.
+pub(super) struct Core {
+    pub(super) router: Router,
+    /// Lent to whichever connection reads: an idle one owns no buffer.
+    pub(super) read_buffer: Box<[u8]>,
+    pub(super) wakers: WakerTable,
+}
+
+/// See the module.
+pub(super) struct Turn {
+    core: RefCell<Core>,
+    connectors: Vec<DialSettings>,
+    /// The dial in progress of each connector.
+    dials: RefCell<Vec<Option<AbortHandle>>>,
+    /// What the timer task waits for.
+    armed: Cell<Option<Instant>>,
+    rearmed: Notify,
+    /// Connection tasks that exist.
+    drivers: Cell<usize>,
+    driver_ended: Notify,
+    /// Every connection task must end.
+    stopped: Cell<bool>,
+}
+
+impl Turn {
+    pub(super) fn new(router: Router, connectors: Vec<DialSettings>) -> Self {
+        let dials = connectors.iter().map(|_| None).collect();
+        Turn {
+            core: RefCell::new(Core {
+                router,
+                read_buffer: vec![0; READ_BUFFER].into_boxed_slice(),
+                wakers: WakerTable::default(),
+            }),
+            connectors,
+            dials: RefCell::new(dials),
+            armed: Cell::new(None),
+            rearmed: Notify::new(),
+            drivers: Cell::new(0),
+            driver_ended: Notify::new(),
+            stopped: Cell::new(false),
+        }
+    }
+
+    /// One turn.
+    pub(super) fn enter<R>(self: &Rc<Self>, work: impl FnOnce(&mut Core, Instant) -> R) -> R {
+        self.enter_as(None, work)
+    }
+
+    /// One turn of a connection's own task, which looks at everything again before it waits and so need not be woken
+    /// for what it caused itself.
+    pub(super) fn enter_as<R>(
+        self: &Rc<Self>,
+        own: Option<ConnectionKey>,
+        work: impl FnOnce(&mut Core, Instant) -> R,
+    ) -> R {
+        let core = &mut *self.core.borrow_mut();
+        let result = work(core, now());
+        self.settle(core, own);
+        result
+    }
+
+    /// Does what the router asks for.
+    fn settle(self: &Rc<Self>, core: &mut Core, own: Option<ConnectionKey>) {
+        while let Some(action) = core.router.poll_action() {
+            match action {
+                Action::Wake(key) if Some(key) == own => {}
+                Action::Wake(key) => core.wakers.wake(key),
+                Action::Dial(connector) => self.start_dial(connector),
+            }
+        }
+        // A deadline that moved away is found out when the timer fires; only a nearer one is worth a wake-up.
+        if let Some(wanted) = core.router.poll_timeout()
+            && self.armed.get().is_none_or(|armed| wanted < armed)
+        {
+            self.armed.set(Some(wanted));
+            self.rearmed.notify_one();
+        }
+    }
+
+    fn start_dial(self: &Rc<Self>, connector: ConnectorId) {
+        let task = tokio::task::spawn_local(dial(Rc::clone(self), connector));
+        if let Some(slot) = self.dials.borrow_mut().get_mut(connector.0) {
+            *slot = Some(task.abort_handle());
+        }
+    }
+
+    /// Calls the router when its time has come; for ever.
+    pub(super) async fn keep_time(self: Rc<Self>) {
+        loop {
+            let Some(deadline) = self.armed.get() else {
+                self.rearmed.notified().await;
+                continue;
+            };
+            let deadline = deadline.max(now() + TIMER_STEP);
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline.into()) => {}
+                () = self.rearmed.notified() => continue,
+            }
+            self.armed.set(None);
+            self.enter(|core, now| {
+                if core.router.poll_timeout().is_some_and(|due| due <= now) {
+                    core.router.handle_timeout(now);
+                }
+            });
+        }
+    }
+
+    /// Ends what must not outlive the shard: dials at once, connections when they next look.
+    pub(super) fn stop(&self) {
+        self.stop_dialing();
+        self.stopped.set(true);
+        self.core.borrow_mut().wakers.wake_all();
+    }
+
+    /// Ends the dials in progress.
+    pub(super) fn stop_dialing(&self) {
+        for dial in self.dials.borrow_mut().iter_mut().filter_map(Option::take) {
+            dial.abort();
+        }
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.get()
+    }
+
+    /// Waits until the router has let go of every connection, and every connection task has ended.
+    pub(super) async fn all_closed(&self) {
+        while self.drivers.get() > 0 || !self.core.borrow().router.is_empty() {
+            self.driver_ended.notified().await;
+        }
+    }
+}
+
+async fn dial(turn: Rc<Turn>, connector: ConnectorId) {
+    let limit = turn.core.borrow().router.dial_timeout(connector);
+    let outcome = match turn.connectors.get(connector.0) {
+        Some(settings) => Some(Box::pin(dial::connect(settings, limit)).await),
+        // Excluded by `Shard::bind`, which has compared the settings; the router must have its answer all the same.
+        None => None,
+    };
+    let (transport, info) = match outcome {
+        Some(Ok(connected)) => connected,
+        Some(Err(error)) => {
+            let reason = error.to_string();
+            return turn.enter(|core, now| core.router.dial_failed(connector, &reason, now));
+        }
+        None => {
+            return turn.enter(|core, now| core.router.dial_failed(connector, "unknown connector", now));
+        }
+    };
+    let Some(key) = turn.enter(|core, now| core.router.dialed(connector, info, now)) else {
+        return;
+    };
+    match transport {
+        Transport::Tcp(stream) => tokio::task::spawn_local(Driver::new(stream, key, turn)),
+        Transport::Tls(stream) => tokio::task::spawn_local(Driver::new(stream, key, turn)),
+    };
+}
+
+/// Counts a connection task for as long as it exists, however it ends.
+pub(super) struct Presence(Rc<Turn>);
+
+impl Presence {
+    pub(super) fn new(turn: Rc<Turn>) -> Self {
+        turn.drivers.set(turn.drivers.get() + 1);
+        Presence(turn)
+    }
+
+    pub(super) fn turn(&self) -> &Rc<Turn> {
+        &self.0
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.0.drivers.set(self.0.drivers.get() - 1);
+        self.0.driver_ended.notify_one();
+    }
+}
+
+/// Who is to be woken for a connection, by slot.
+#[derive(Default)]
+pub(super) struct WakerTable {
+    slots: Vec<Option<(ConnectionKey, Waker)>>,
+}
+
+impl WakerTable {
+    /// Notes whom to wake. Free when nothing changed.
+    pub(super) fn register(&mut self, key: ConnectionKey, waker: &Waker) {
+        if self.slots.len() <= key.index() {
+            self.slots.resize_with(key.index() + 1, || None);
+        }
+        match &mut self.slots[key.index()] {
+            Some((owner, known)) if *owner == key && known.will_wake(waker) => {}
+            slot => *slot = Some((key, waker.clone())),
+        }
+    }
+
+    /// Forgets a connection. Its slot may have a new owner, who stays.
+    pub(super) fn forget(&mut self, key: ConnectionKey) {
+        if let Some(slot) = self.slots.get_mut(key.index())
+            && slot.as_ref().is_some_and(|(owner, _)| *owner == key)
+        {
+            *slot = None;
+        }
+    }
+
+    /// Wakes a connection's task. One that has not run yet is not known here; it looks at everything when it does.
+    fn wake(&self, key: ConnectionKey) {
+        if let Some(Some((owner, waker))) = self.slots.get(key.index())
+            && *owner == key
+        {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn wake_all(&self) {
+        for (_, waker) in self.slots.iter().flatten() {
+            waker.wake_by_ref();
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The codec against frames of other stacks, and against everything that can be made up.
+
+#[path = "codec/carry.rs"]
+mod carry;
+#[path = "codec/golden.rs"]
+mod golden;
+#[path = "codec/totality.rs"]
+mod totality;
+#[path = "codec/trace.rs"]
+mod trace;
+#[path = "codec/values.rs"]
+mod values;

@@ -1,0 +1,523 @@
+'use strict';
+// An AMQP peer on rhea, worked from outside: commands on stdin, events on stdout, one JSON object a line. It is both
+// the device and the hub, and speaks the language of peer_proton.py; README.md beside this file lists it.
+
+const fs = require('fs');
+const readline = require('readline');
+const rhea = require('rhea');
+const payload = require('./payload.js');
+
+const HUB_MAX_FRAME = 65536;
+const SND = { unsettled: 0, settled: 1, mixed: 2 };
+const RCV = { first: 0, second: 1 };
+const OUTCOMES = ['accepted', 'rejected', 'released', 'modified'];
+
+const container = rhea.create_container({
+    id: 'hub-on-rhea',
+    autoaccept: false,
+    autosettle: false,
+    credit_window: 0,
+    treat_modified_as_released: false,
+});
+
+const connections = new Map();
+const links = new Map();
+let accepted = 0;
+let arrived = 0;
+
+function say(fields) {
+    process.stdout.write(JSON.stringify(fields) + '\n');
+}
+
+function nameOf(modes, value) {
+    const found = Object.entries(modes).find(([, mode]) => mode === value);
+    return found ? found[0] : String(value);
+}
+
+/** A rhea value as something JSON can say. */
+function plain(value) {
+    if (value === undefined || value === null) return null;
+    if (Buffer.isBuffer(value)) return value.toString('latin1');
+    if (value instanceof Date) return value.getTime();
+    if (Array.isArray(value)) return value.map(plain);
+    if (typeof value === 'object') {
+        if (value.constructor && value.constructor.name === 'Typed') return plain(value.value);
+        return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, plain(v)]));
+    }
+    return value;
+}
+
+function conditionFields(error) {
+    return {
+        condition: (error && error.condition) || null,
+        description: (error && error.description) || null,
+        info: plain(error && error.info),
+    };
+}
+
+function newState(key, link) {
+    const state = {
+        key,
+        link,
+        opened: false,
+        closed: false,
+        // as a receiver
+        window: 0,
+        plan: null,
+        received: 0,
+        faults: [],
+        presettled: 0,
+        peerSettled: 0,
+        waitsForDrain: false,
+        // as a sender
+        queue: [],
+        sent: 0,
+        outcomes: {},
+        finished: 0,
+        outcomeBeforeSettlement: 0,
+        draining: false,
+        timer: null,
+    };
+    link.interop = state;
+    links.set(key, state);
+    return state;
+}
+
+function stateOf(key) {
+    const state = links.get(key);
+    if (!state) throw new Error(`no link ${key}`);
+    return state;
+}
+
+// ----- commands
+
+const commands = {
+    listen({ id, port = 0, tls, plain_auth: plainAuth }) {
+        const options = { host: '127.0.0.1', port, max_frame_size: HUB_MAX_FRAME, container_id: 'hub-on-rhea' };
+        if (tls) {
+            options.transport = 'tls';
+            options.cert = fs.readFileSync(tls.cert);
+            options.key = fs.readFileSync(tls.key);
+        }
+        if (plainAuth) {
+            options.require_sasl = true;
+            container.sasl_server_mechanisms.enable_plain(
+                (user, password) => user === plainAuth.user && password === plainAuth.password
+            );
+        } else {
+            container.sasl_server_mechanisms.enable_anonymous();
+        }
+        const server = container.listen(options);
+        server.on('error', (error) => say({ id, error: String(error) }));
+        server.on('listening', () => say({ id, port: server.address().port }));
+        return undefined;
+    },
+
+    connect({ conn, port, container: name, max_frame_size: maxFrameSize, sasl = true, user, password }) {
+        const options = { host: '127.0.0.1', port, container_id: name, reconnect: false };
+        if (maxFrameSize) options.max_frame_size = maxFrameSize;
+        if (sasl) options.username = user || 'anonymous';
+        if (password) options.password = password;
+        const connection = container.connect(options);
+        connection.interop = conn;
+        connections.set(conn, connection);
+        return {};
+    },
+
+    attach({ conn, link, role, address, snd = 'mixed', rcv = 'first', name, properties }) {
+        const options = { name: name || link, snd_settle_mode: SND[snd], rcv_settle_mode: RCV[rcv] };
+        if (properties) options.properties = properties;
+        const connection = connections.get(conn);
+        const endpoint =
+            role === 'sender'
+                ? connection.open_sender({ ...options, target: address })
+                : connection.open_receiver({ ...options, source: address });
+        newState(link, endpoint);
+        return {};
+    },
+
+    receive({ link, stream, size, count, outcome, settle = true, window = 0, report = false }) {
+        const state = stateOf(link);
+        state.plan = { stream, size, count, outcome: outcome || { state: 'accepted' }, settle, report };
+        state.window = window;
+        state.received = state.presettled = state.peerSettled = 0;
+        state.faults = [];
+        topUp(state);
+        return {};
+    },
+
+    flow({ link, credit }) {
+        stateOf(link).link.flow(credit);
+        return {};
+    },
+
+    drain({ link }) {
+        const state = stateOf(link);
+        state.waitsForDrain = true;
+        state.link.drain_credit();
+        return {};
+    },
+
+    send({ link, stream, count, size, first = 0, settled = false, report = false }) {
+        const state = stateOf(link);
+        state.queue.push({ stream, next: first, end: first + count, size, settled, report });
+        pump(state);
+        return {};
+    },
+
+    send_sections({ link }) {
+        const state = stateOf(link);
+        const delivery = state.link.send(
+            {
+                durable: true,
+                priority: 7,
+                ttl: 60000,
+                message_id: 'm-1',
+                subject: 'a subject',
+                correlation_id: 'c-1',
+                reply_to: 'answers/here',
+                content_type: 'text/plain',
+                application_properties: { text: 'värde', number: 42, flag: true },
+                message_annotations: { 'x-opt-note': 'kept' },
+                delivery_annotations: { 'x-opt-hop': 'also kept' },
+                body: rhea.message.data_section(Buffer.from('everything')),
+            },
+            Buffer.from('sections')
+        );
+        delivery.interop = { number: 0, report: true };
+        state.sent++;
+        return {};
+    },
+
+    stats({ link }) {
+        const state = stateOf(link);
+        return {
+            credit: state.link.credit,
+            received: state.received,
+            faults: state.faults,
+            presettled: state.presettled,
+            peer_settled: state.peerSettled,
+            sent: state.sent,
+            outcomes: state.outcomes,
+            finished: state.finished,
+            outcome_before_settlement: state.outcomeBeforeSettlement,
+        };
+    },
+
+    detach({ link }) {
+        stateOf(link).link.close();
+        return {};
+    },
+
+    close({ conn }) {
+        connections.get(conn).close();
+        return {};
+    },
+};
+
+readline.createInterface({ input: process.stdin }).on('line', (line) => {
+    const command = JSON.parse(line);
+    try {
+        const reply = commands[command.do](command);
+        if (reply) say({ id: command.id, ...reply });
+    } catch (error) {
+        console.error(error);
+        say({ id: command.id, error: String(error) });
+    }
+}).on('close', () => process.exit(0));
+
+// ----- connections
+
+function keyOf(connection) {
+    if (!connection.interop) {
+        connection.interop = `accepted-${++accepted}`;
+        connections.set(connection.interop, connection);
+    }
+    return connection.interop;
+}
+
+container.on('connection_open', ({ connection }) => {
+    const sasl = connection.sasl_transport;
+    say({
+        event: 'connection_opened',
+        conn: keyOf(connection),
+        container: connection.container_id,
+        hostname: connection.hostname || null,
+        max_frame_size: connection.max_frame_size || 0,
+        user: (sasl && sasl.username) || null,
+    });
+});
+container.on('connection_error', () => {});
+container.on('connection_close', ({ connection }) => {
+    say({ event: 'connection_closed', conn: keyOf(connection), ...conditionFields(connection.error) });
+});
+container.on('disconnected', ({ connection, error }) => {
+    say({
+        event: 'connection_lost',
+        conn: keyOf(connection),
+        condition: null,
+        description: error ? String(error.message || error) : null,
+        info: null,
+    });
+});
+for (const name of ['error', 'protocol_error']) {
+    container.on(name, (error) => {
+        console.error(error);
+        say({ event: 'stack_error', error: String(error) });
+    });
+}
+container.on('session_error', () => {});
+container.on('session_close', ({ connection, session }) => {
+    say({ event: 'session_closed', conn: keyOf(connection), ...conditionFields(session.error) });
+});
+
+// ----- links
+
+function linkOpened({ connection, sender, receiver }) {
+    const link = sender || receiver;
+    let state = link.interop;
+    const isArrival = !state;
+    if (isArrival) {
+        state = newState(`arrived-${++arrived}`, link);
+        link.local.attach.source = link.remote.attach.source.described();
+        link.local.attach.target = link.remote.attach.target.described();
+        link.local.attach.snd_settle_mode = link.snd_settle_mode;
+        link.local.attach.rcv_settle_mode = link.rcv_settle_mode;
+        link.local.attach.properties = { 'hub-stack': 'rhea' };
+    }
+    state.opened = true;
+    // Each peer reads its own terminus of the other's attach, the one that an address was asked for with.
+    const terminus = receiver ? (isArrival ? link.target : link.source) : isArrival ? link.source : link.target;
+    say({
+        event: 'link_opened',
+        link: state.key,
+        conn: keyOf(connection),
+        name: link.name,
+        role: receiver ? 'receiver' : 'sender',
+        address: (terminus && terminus.address) || null,
+        snd: nameOf(SND, link.snd_settle_mode),
+        rcv: nameOf(RCV, link.rcv_settle_mode),
+        properties: plain(link.properties),
+    });
+    pump(state);
+}
+
+function linkClosed({ sender, receiver }) {
+    const link = sender || receiver;
+    link.interop.closed = true;
+    const detach = link.remote.detach;
+    say({
+        event: 'link_closed',
+        link: link.interop.key,
+        closed: Boolean(detach && detach.closed),
+        ...conditionFields(link.error),
+    });
+}
+
+container.on('sender_open', linkOpened);
+container.on('receiver_open', linkOpened);
+container.on('sender_error', () => {});
+container.on('receiver_error', () => {});
+container.on('sender_close', linkClosed);
+container.on('receiver_close', linkClosed);
+
+container.on('receiver_drained', ({ receiver }) => {
+    const state = receiver.interop;
+    receiver.drain = false;
+    if (state.waitsForDrain) {
+        state.waitsForDrain = false;
+        say({ event: 'drained', link: state.key, credit: receiver.credit, received: state.received });
+    }
+});
+container.on('sender_draining', ({ sender }) => {
+    sender.interop.draining = true;
+    pump(sender.interop);
+});
+container.on('sender_flow', ({ sender }) => pump(sender.interop));
+container.on('sendable', ({ sender }) => pump(sender.interop));
+
+// ----- sending
+
+/** Deliveries that rhea has been given on this session and has not yet written, so not taken off the credit. */
+function unwritten(link) {
+    return link.session.outgoing.next_delivery_id - link.session.outgoing.next_pending_delivery;
+}
+
+/** Sends what is queued, as far as the credit goes, and then answers a drain. */
+function pump(state) {
+    const link = state.link;
+    if (!state.opened || state.closed || link.is_receiver()) return;
+    let budget = link.credit - unwritten(link);
+    while (state.queue.length && budget > 0 && link.session.outgoing.available()) {
+        const job = state.queue[0];
+        const body = rhea.message.data_section(payload.make(job.stream, job.next, job.size));
+        const delivery = link.send({ body }, Buffer.from(`${state.key}-${state.sent}`));
+        delivery.interop = { number: job.next, report: job.report };
+        if (job.settled) delivery.settled = true;
+        state.sent++;
+        budget--;
+        job.next++;
+        if (job.next === job.end) {
+            state.queue.shift();
+            say({ event: 'sent', link: state.key, sent: state.sent });
+        }
+    }
+    if (state.queue.length && link.credit > 0 && !state.timer) {
+        // rhea says nothing when it has written what it held; look again after its turn.
+        state.timer = setTimeout(() => {
+            state.timer = null;
+            pump(state);
+        }, 1);
+    }
+    if (!state.queue.length && state.draining) {
+        state.draining = false;
+        const returned = link.credit - unwritten(link);
+        link.set_drained(true);
+        link.connection._register();
+        if (returned > 0) say({ event: 'draining', link: state.key, returned });
+    }
+}
+
+function finish(state, delivery, kind, settled) {
+    const fields = { state: kind, settled };
+    const remote = delivery.remote_state;
+    if (kind === 'rejected') Object.assign(fields, conditionFields(remote.error));
+    if (kind === 'modified') {
+        fields.delivery_failed = Boolean(remote.delivery_failed);
+        fields.undeliverable_here = Boolean(remote.undeliverable_here);
+        fields.annotations = plain(remote.message_annotations);
+    }
+    delivery.finished = true;
+    state.outcomes[kind] = (state.outcomes[kind] || 0) + 1;
+    state.finished++;
+    if (delivery.interop.report) {
+        say({ event: 'outcome', link: state.key, number: delivery.interop.number, ...fields });
+    }
+    if (state.finished === state.sent && !state.queue.length) {
+        say({
+            event: 'finished',
+            link: state.key,
+            count: state.finished,
+            outcomes: state.outcomes,
+            outcome_before_settlement: state.outcomeBeforeSettlement,
+        });
+    }
+}
+
+for (const kind of OUTCOMES) {
+    container.on(kind, ({ sender, delivery }) => {
+        if (delivery.remote_settled || delivery.finished) return;
+        // The receiver left settling to us (rcv-settle-mode second).
+        sender.interop.outcomeBeforeSettlement++;
+        finish(sender.interop, delivery, kind, false);
+        delivery.update(true);
+    });
+}
+container.on('settled', ({ sender, receiver, delivery }) => {
+    if (sender) {
+        delivery.settled = true;
+        if (delivery.finished) return;
+        const remote = delivery.remote_state;
+        finish(sender.interop, delivery, (remote && remote.constructor.composite_type) || 'none', true);
+        pump(sender.interop);
+    } else {
+        const state = receiver.interop;
+        delivery.settled = true;
+        state.peerSettled++;
+        if (state.plan && state.peerSettled === state.plan.count) {
+            say({ event: 'peer_settled', link: state.key, count: state.peerSettled });
+        }
+    }
+});
+
+// ----- receiving
+
+function topUp(state) {
+    if (state.window && state.link.credit <= state.window / 2) {
+        state.link.flow(state.window - state.link.credit);
+    }
+}
+
+function note(state, fault) {
+    if (state.faults.length < 5) {
+        state.faults.push(fault);
+        say({ event: 'fault', link: state.key, fault });
+    }
+}
+
+function answer(delivery, plan) {
+    const outcome = plan ? plan.outcome : { state: 'accepted' };
+    let state;
+    switch (outcome.state) {
+        case 'none':
+            return;
+        case 'rejected':
+            state = rhea.message.rejected({
+                error: { condition: outcome.condition, description: outcome.description, info: outcome.info },
+            });
+            break;
+        case 'modified':
+            state = rhea.message.modified({
+                delivery_failed: outcome.delivery_failed,
+                undeliverable_here: outcome.undeliverable_here,
+                message_annotations: outcome.annotations,
+            });
+            break;
+        default:
+            state = rhea.message[outcome.state]();
+    }
+    delivery.update(!plan || plan.settle, state.described());
+}
+
+container.on('message', ({ receiver, delivery, message }) => {
+    const state = receiver.interop;
+    const plan = state.plan;
+    let number = state.received++;
+    if (!plan || plan.stream === null) {
+        say({ event: 'message', link: state.key, message: sectionsOf(message) });
+    } else if (number >= plan.count) {
+        note(state, `message beyond the ${plan.count} that were due`);
+    } else {
+        const body = message.body && message.body.content;
+        // With `report` the runner compares the numbers itself: after a restart a stream does not begin at 0.
+        if (plan.report) {
+            number = Number(body.subarray(0, 60).toString('latin1').split(':')[1]);
+            say({ event: 'delivery', link: state.key, number, settled: delivery.remote_settled });
+        }
+        const fault = payload.fault(body, plan.stream, number, plan.size);
+        if (fault) note(state, fault);
+    }
+    if (delivery.remote_settled) {
+        state.presettled++;
+        delivery.settled = true;
+    } else {
+        answer(delivery, plan);
+    }
+    if (plan && state.received === plan.count) {
+        say({
+            event: 'received',
+            link: state.key,
+            count: state.received,
+            presettled: state.presettled,
+            faults: state.faults,
+        });
+    }
+    topUp(state);
+});
+
+function sectionsOf(message) {
+    return {
+        durable: Boolean(message.durable),
+        priority: message.priority,
+        ttl: message.ttl,
+        id: plain(message.message_id),
+        subject: message.subject,
+        correlation_id: plain(message.correlation_id),
+        reply_to: message.reply_to,
+        content_type: message.content_type,
+        application_properties: plain(message.application_properties),
+        message_annotations: plain(message.message_annotations),
+        delivery_annotations: plain(message.delivery_annotations),
+        body: plain(message.body && message.body.content),
+    };
+}

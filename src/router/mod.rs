@@ -51,7 +51,8 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use crate::amqp::condition::{self, AmqpError};
-use crate::endpoint::connection::{Announce, Connection, Event, Fault, Side};
+use crate::endpoint::connection::{Announce, Connection, Side};
+use crate::endpoint::event::{Event, Fault};
 use connection::{Entry, Kind};
 use connector::{Connector, State};
 use pair::{LinkPair, SessionPair};

@@ -479,7 +479,10 @@ impl Connection {
     pub fn next_deadline(&self) -> Option<Instant> {
         let idle = match self.phase {
             Phase::CloseSent { deadline } => Some(deadline),
-            Phase::Over => None,
+            // A peer that does not even read our Close is not waited for.
+            Phase::Over => {
+                return (!self.outbox.is_empty()).then(|| self.last_output + limits::CLOSE_TIMEOUT);
+            }
             _ => self
                 .announce
                 .idle_timeout
@@ -496,11 +499,22 @@ impl Connection {
             .min()
     }
 
+    /// We did not read, so the peer's silence means nothing.
+    pub const fn excuse_silence(&mut self, now: Instant) {
+        self.last_input = now;
+    }
+
     /// Time has passed: sends a heartbeat if one is due.
     ///
     /// # Errors
     /// The peer was silent for too long; [`fail`](Self::fail) the connection.
     pub fn on_timeout(&mut self, now: Instant) -> Result<(), ConnectionError> {
+        if self.phase == Phase::Over {
+            if self.last_output + limits::CLOSE_TIMEOUT <= now {
+                self.outbox.clear();
+            }
+            return Ok(());
+        }
         if let Phase::CloseSent { deadline } = self.phase {
             if deadline <= now {
                 self.phase = Phase::Over;

@@ -137,6 +137,12 @@ impl Connection {
             return;
         };
         let (name, role) = (link.name.clone(), link.role);
+        // An attach cannot be split into frames: rather no echo of the terminus than a frame that is too large.
+        let room = self.remote_max_frame_size.saturating_sub(name.len() + 64);
+        let (source, target) = (
+            source.filter(|s| s.len() < room),
+            target.filter(|t| t.len() < room),
+        );
         self.emit(|out| {
             originate::write_refusing_attach(out, channel, &name, handle, role, source, target);
         });
@@ -270,6 +276,8 @@ impl Connection {
                 self.write_open_and_close(Some(&close));
             }
             ConnectionError::HandshakeTimeout | ConnectionError::ProtocolMismatch(_) => {}
+            // What it has not read so far it will not read now.
+            ConnectionError::NotReading(_) => self.outbox.clear(),
             _ if self.speaks_amqp() && !matches!(self.phase, Phase::CloseSent { .. } | Phase::Over) => {
                 self.write_open_and_close(Some(&close));
             }

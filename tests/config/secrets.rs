@@ -125,14 +125,14 @@ fn the_password_of_a_key_is_read_but_not_run() {
     let not_run = (3, "warning", "a private key with a password cannot be read");
     let plain = (3, "warning", "is a password in plain text");
     let old = (3, "warning", "`passwordFile` is old");
-    let cases: [(&str, &[(u32, &str, &str)], &str); 4] = [
-        ("password: env:HUB_KEY", &[not_run], "key-of-the-hub"),
-        ("password: literal:abc", &[plain, not_run], "abc"),
-        ("password: file:FILE", &[not_run], "from-file"),
-        ("passwordFile: FILE", &[not_run, old], "from-file"),
+    let cases = [
+        ("password: env:HUB_KEY", vec![not_run], "key-of-the-hub"),
+        ("password: literal:abc", vec![plain, not_run], "abc"),
+        ("password: file:FILE", vec![not_run], "from-file"),
+        ("passwordFile: FILE", vec![not_run, old], "from-file"),
     ];
     for (lines, findings, secret) in cases {
-        expect(&text(lines), findings);
+        expect(&text(lines), &findings);
         let password = good(&text(lines)).ssl_profiles[0].password.clone();
         assert_eq!(
             password.as_ref().map(|secret| secret.expose()),

@@ -271,9 +271,9 @@ impl Connection {
         let close = AmqpError::new(error.condition(), error.to_string());
         match error {
             ConnectionError::UnknownProtocol(_) if self.phase == Phase::Header => {
-                // qdrouterd 1.19: our header, an open and a close that says why.
+                // AMQP 1.0 part 2, §2.2: a header that we speak, and the end. qdrouterd 1.19 adds an open and a close,
+                // which a peer of another protocol cannot read either.
                 self.emit(|out| out.extend_from_slice(&ProtocolHeader::Amqp.bytes()));
-                self.write_open_and_close(Some(&close));
             }
             ConnectionError::HandshakeTimeout | ConnectionError::ProtocolMismatch(_) => {}
             // What it has not read so far it will not read now.

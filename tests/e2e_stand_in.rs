@@ -3,15 +3,21 @@
 mod support;
 
 use fe2o3_amqp::link::SenderAttachError;
+use fe2o3_amqp::types::definitions::{Fields, Handle, Role};
 use fe2o3_amqp::types::messaging::MessageId;
 use fe2o3_amqp::types::messaging::annotations::OwnedKey;
-use fe2o3_amqp::types::primitives::{Uuid, Value};
+use fe2o3_amqp::types::performatives::{Attach, Open, Performative, Transfer};
+use fe2o3_amqp::types::primitives::{Array, Symbol, Uuid, Value};
+use fe2o3_amqp::types::sasl::{SaslCode, SaslInit, SaslMechanisms, SaslOutcome};
 use fe2o3_amqp::{Connection, Sender};
+use serde_bytes::ByteBuf;
 use support::article::{self, DEVICE, HUB};
 use support::certificates::{Authority, Validity};
 use support::device::{self, Granted, Opened, PutToken, Reach};
 use support::iot_hub::{IotHub, Observed, Settings};
+use support::raw::{self, RawDevice};
 use support::sas::{self, Key};
+use support::wire::{AMQP_HEADER, Frame, SASL_HEADER};
 use support::{Failure, bounded, ensure, ensure_eq, message};
 
 const TOKEN_TYPE: &str = "servicebus.windows.net:sastoken";
@@ -48,6 +54,201 @@ async fn article_scenario_works_without_a_router() -> Result<(), Failure> {
         _ => None,
     });
     ensure_eq("the names asked for", sni, vec!["localhost".to_owned(); 2])
+}
+
+/// The values recorded from the real hub, one by one.
+#[tokio::test]
+async fn handshake_session_and_links_have_the_recorded_values() -> Result<(), Failure> {
+    let hub = IotHub::start(article::hub_settings(), None).await?;
+    let mut peer = RawDevice::connect(hub.address()).await?;
+    peer.writer.raw(SASL_HEADER.to_vec());
+    ensure_eq(
+        "the SASL header",
+        bounded("a header", peer.reader.header()).await??,
+        SASL_HEADER,
+    )?;
+    let Frame::Sasl(body) = bounded("the mechanisms", peer.reader.next()).await?? else {
+        return Err(Failure::new("no SASL frame"));
+    };
+    let SaslMechanisms {
+        sasl_server_mechanisms: Array(mechanisms),
+    } = serde_amqp::from_slice(&body)?;
+    let mechanisms: Vec<&str> = mechanisms.iter().map(|Symbol(name)| name.as_str()).collect();
+    ensure_eq(
+        "the mechanisms",
+        mechanisms,
+        vec!["EXTERNAL", "MSSBCBS", "ANONYMOUS", "PLAIN"],
+    )?;
+    let mechanism = Symbol::from("MSSBCBS");
+    peer.writer.send_sasl(&SaslInit {
+        mechanism,
+        initial_response: None,
+        hostname: None,
+    })?;
+    let Frame::Sasl(body) = bounded("the outcome", peer.reader.next()).await?? else {
+        return Err(Failure::new("no SASL frame"));
+    };
+    let SaslOutcome {
+        code,
+        additional_data,
+    } = serde_amqp::from_slice(&body)?;
+    ensure_eq(
+        "the SASL outcome",
+        (code, additional_data),
+        (SaslCode::Ok, Some(ByteBuf::from(*b"Welcome!"))),
+    )?;
+
+    peer.writer.raw(AMQP_HEADER.to_vec());
+    let hostname = Some(HUB.to_owned());
+    peer.send(Performative::Open(Open {
+        hostname,
+        ..raw::open("device", 65_536)
+    }))?;
+    peer.send(Performative::Begin(raw::begin(0)))?;
+    peer.expect_header().await?;
+    let open = peer
+        .expect("open", |frame| {
+            if let Performative::Open(open) = frame {
+                Some(open)
+            } else {
+                None
+            }
+        })
+        .await?;
+    let (prefix, id) = open.container_id.split_at("DeviceGateway_".len());
+    ensure(prefix == "DeviceGateway_" && id.len() == 32, || {
+        open.container_id.clone()
+    })?;
+    let limits = (open.max_frame_size.0, open.channel_max.0, open.idle_time_out);
+    ensure_eq("the limits", limits, (65_536, 8_191, Some(240_000)))?;
+    let begun = |frame| {
+        if let Performative::Begin(begin) = frame {
+            Some(begin)
+        } else {
+            None
+        }
+    };
+    let begin = peer.expect("begin", begun).await?;
+    let numbers = (
+        begin.remote_channel,
+        begin.next_outgoing_id,
+        begin.incoming_window,
+        begin.outgoing_window,
+    );
+    ensure_eq("the session", numbers, (Some(0), 1, 5_000, u32::MAX))?;
+    ensure_eq("handle-max", begin.handle_max, Handle(262_143))?;
+
+    let mut asked = raw::attach("sender", 3, Role::Sender, "$cbs");
+    let mut properties = Fields::default();
+    properties.insert(
+        Symbol::from("com.microsoft:client-version"),
+        Value::String("test".to_owned()),
+    );
+    asked.properties = Some(properties);
+    peer.send(Performative::Attach(asked.clone()))?;
+    let attached = |frame| {
+        if let Performative::Attach(attach) = frame {
+            Some(attach)
+        } else {
+            None
+        }
+    };
+    let answer = peer.expect("attach", attached).await?;
+    let expected = Attach {
+        role: Role::Receiver,
+        initial_delivery_count: None,
+        max_message_size: Some(1_048_576),
+        ..asked.clone()
+    };
+    ensure_eq("the answer to a sender", answer, expected)?;
+    let flowed = |frame| {
+        if let Performative::Flow(flow) = frame {
+            Some(flow)
+        } else {
+            None
+        }
+    };
+    let flow = peer.expect("flow", flowed).await?;
+    let numbers = (
+        flow.next_incoming_id,
+        flow.incoming_window,
+        flow.next_outgoing_id,
+        flow.link_credit,
+    );
+    ensure_eq("the first flow", numbers, (Some(0), 5_000, 1, Some(100)))?;
+    let mut asked = raw::attach("receiver", 4, Role::Receiver, "$cbs");
+    asked.max_message_size = Some(65_536);
+    peer.send(Performative::Attach(asked.clone()))?;
+    let answer = peer.expect("attach", attached).await?;
+    let expected = Attach {
+        role: Role::Sender,
+        initial_delivery_count: Some(0),
+        ..asked
+    };
+    ensure_eq("the answer to a receiver", answer, expected)?;
+    peer.die();
+    hub.ensure_no_faults()
+}
+
+#[tokio::test]
+async fn breach_of_the_protocol_is_a_fault() -> Result<(), Failure> {
+    for (name, ids, credit_overrun) in [
+        ("a gap in delivery-ids", [0, 2], false),
+        ("no credit", [0, 1], true),
+    ] {
+        let mut settings = article::hub_settings();
+        settings.cbs_credit = if credit_overrun { 1 } else { 100 };
+        let hub = IotHub::start(settings, None).await?;
+        let peer = RawDevice::connect(hub.address()).await?;
+        peer.writer.raw(SASL_HEADER.to_vec());
+        let mechanism = Symbol::from("ANONYMOUS");
+        peer.writer.send_sasl(&SaslInit {
+            mechanism,
+            initial_response: None,
+            hostname: None,
+        })?;
+        peer.writer.raw(AMQP_HEADER.to_vec());
+        let hostname = Some(HUB.to_owned());
+        peer.send(Performative::Open(Open {
+            hostname,
+            ..raw::open("device", 65_536)
+        }))?;
+        peer.send(Performative::Begin(raw::begin(0)))?;
+        peer.send(Performative::Attach(raw::attach(
+            "sender",
+            0,
+            Role::Sender,
+            "$cbs",
+        )))?;
+        for id in ids {
+            // The first of two transfers in the second delivery: refused before it is complete.
+            let transfer = Transfer {
+                more: true,
+                aborted: id == 0,
+                ..raw::transfer(0, id, &[0])
+            };
+            peer.transfer(transfer, b"x")?;
+        }
+        let fault = hub
+            .journal()
+            .find(name, |observed| match observed {
+                Observed::Fault { what, .. } => Some(what.clone()),
+                _ => None,
+            })
+            .await?;
+        ensure(
+            fault.contains(if credit_overrun {
+                "without credit"
+            } else {
+                "delivery-id 2"
+            }),
+            || fault,
+        )?;
+        ensure(hub.ensure_no_faults().is_err(), || {
+            "the fault was forgotten".to_owned()
+        })?;
+    }
+    Ok(())
 }
 
 #[tokio::test]

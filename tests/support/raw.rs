@@ -16,7 +16,7 @@ use super::{Failure, bounded, ensure_eq};
 
 /// A connection in clear text.
 pub(crate) struct RawDevice {
-    reader: FrameReader,
+    pub(crate) reader: FrameReader,
     pub(crate) writer: FrameWriter,
 }
 

@@ -242,6 +242,11 @@ pub(crate) fn encode(value: &impl Serialize) -> io::Result<Vec<u8>> {
     serde_amqp::to_vec(value).map_err(undecodable)
 }
 
+/// The frame of a performative without payload.
+pub(crate) fn frame_of(channel: u16, performative: &Performative) -> io::Result<Vec<u8>> {
+    Ok(frame(AMQP_FRAME, channel, &encode(performative)?, &[]).to_vec())
+}
+
 /// How many bytes of payload fit behind `performative` in a frame of `max_frame_size`.
 pub(crate) fn room_behind(performative: &Performative, max_frame_size: usize) -> io::Result<usize> {
     Ok(max_frame_size.saturating_sub(FRAME_HEADER + encode(performative)?.len()))

@@ -1,0 +1,406 @@
+//! What a device may do to the router that a polite stack cannot: say everything in one packet, count from near the end,
+//! die in the middle of a delivery or of a frame. Devices here speak frame by frame; the hub is the strict stand-in.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use fe2o3_amqp::types::definitions::{Handle, Role};
+use fe2o3_amqp::types::messaging::{DeliveryState, MessageId};
+use fe2o3_amqp::types::performatives::{Disposition, Flow, Performative, Transfer};
+use support::article::{self, DEVICE};
+use support::device::{self, PutToken};
+use support::gateway::Gateway;
+use support::iot_hub::{IotHub, Observed};
+use support::raw::{self, RawDevice};
+use support::wire::{self, AMQP_HEADER};
+use support::{Failure, bounded, ensure, ensure_eq, message};
+
+fn events() -> String {
+    format!("/devices/{DEVICE}/messages/events")
+}
+
+fn device_bound() -> String {
+    format!("/devices/{DEVICE}/messages/deviceBound")
+}
+
+/// Puts the tokens of the device and of the service on the router's connection to the hub, where they stay, and, with
+/// `command`, a command for the device into the hub's queue.
+async fn prepare(gateway: &Gateway<IotHub>, command: Option<&str>) -> Result<(), Failure> {
+    let mut connection = gateway.reach.open("preparing").await?;
+    for token in [
+        article::device_token(DEVICE, &article::device_key()),
+        article::service_token(),
+    ] {
+        let token_type = "servicebus.windows.net:sastoken";
+        let request = PutToken {
+            token: &token,
+            name: "a name",
+            token_type,
+            message_id: MessageId::Ulong(0),
+        };
+        ensure_eq(
+            "the token",
+            device::put_token(&mut connection, request).await?.status,
+            200,
+        )?;
+    }
+    if let Some(body) = command {
+        let mut session = device::begin(&mut connection).await?;
+        let mut sender = device::sender(&mut session, "commands", "/messages/devicebound").await?;
+        let mut command = message::data(body);
+        if let Some(properties) = &mut command.properties {
+            properties.to = Some(device_bound());
+        }
+        ensure(
+            bounded("a command", sender.send(command)).await??.is_accepted(),
+            || "not accepted".to_owned(),
+        )?;
+        bounded("closing", sender.close()).await??;
+        device::end(session).await?;
+    }
+    device::close(connection).await
+}
+
+async fn raw_device(gateway: &Gateway<IotHub>, next_outgoing_id: u32) -> Result<RawDevice, Failure> {
+    let address = gateway.daemon()?.address();
+    RawDevice::begin(
+        address,
+        raw::open("netduino", 65_536),
+        raw::begin(next_outgoing_id),
+    )
+    .await
+}
+
+/// Waits for credit on a handle.
+async fn credited(device: &mut RawDevice, of: u32) -> Result<u32, Failure> {
+    let credit = |performative| match performative {
+        Performative::Flow(Flow {
+            handle: Some(Handle(handle)),
+            link_credit: Some(credit),
+            ..
+        }) if handle == of => Some(credit),
+        _ => None,
+    };
+    device.expect("credit", credit).await
+}
+
+fn outcome_of(performative: Performative) -> Option<Disposition> {
+    match performative {
+        Performative::Disposition(disposition) => Some(disposition),
+        _ => None,
+    }
+}
+
+/// Ends a test: the devices go first, for the router gives each that does not answer its close some time.
+async fn finish(gateway: Gateway<IotHub>, devices: Vec<RawDevice>) -> Result<(), Failure> {
+    drop(devices);
+    gateway.hub.ensure_no_faults()?;
+    gateway.stop().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn everything_in_one_packet_before_any_answer() -> Result<(), Failure> {
+    let gateway = Gateway::to_iot_hub(article::hub_settings()).await?;
+    prepare(&gateway, Some("blink")).await?;
+    let mut device = RawDevice::connect(gateway.daemon()?.address()).await?;
+    let mut packet = AMQP_HEADER.to_vec();
+    for performative in [
+        Performative::Open(raw::open("netduino", 1_024)),
+        Performative::Begin(raw::begin(0)),
+        Performative::Attach(raw::attach("send-link", 0, Role::Sender, &events())),
+        Performative::Attach(raw::attach("receive-link", 1, Role::Receiver, &device_bound())),
+        Performative::Flow(raw::credit(1, 20, 0, 0)),
+    ] {
+        packet.extend(wire::frame_of(0, &performative)?);
+    }
+    device.writer.raw(packet);
+    device.expect_header().await?;
+    credited(&mut device, 0).await?;
+    let body = device
+        .expect_with_payload("the command", |performative, payload| {
+            matches!(performative, Performative::Transfer(_)).then_some(payload)
+        })
+        .await?;
+    ensure_eq(
+        "the command",
+        message::body_of(&message::decode(&body)?),
+        b"blink".as_slice(),
+    )?;
+    device.transfer(
+        raw::transfer(0, 0, b"tag"),
+        &message::encode(&message::data("telemetry")),
+    )?;
+    let disposition = device.expect("the outcome", outcome_of).await?;
+    ensure(
+        matches!(disposition.state, Some(DeliveryState::Accepted(_))),
+        || format!("{disposition:?}"),
+    )?;
+    finish(gateway, vec![device]).await
+}
+
+#[tokio::test]
+async fn delivery_and_transfer_ids_wrap() -> Result<(), Failure> {
+    const FIRST: u32 = 0xffff_fffd;
+    let gateway = Gateway::to_iot_hub(article::hub_settings()).await?;
+    prepare(&gateway, None).await?;
+    let mut device = raw_device(&gateway, FIRST).await?;
+    device.send(Performative::Attach(raw::attach(
+        "send-link",
+        0,
+        Role::Sender,
+        &events(),
+    )))?;
+    credited(&mut device, 0).await?;
+    let mut outcomes = Vec::new();
+    for count in 0..10_u32 {
+        let id = FIRST.wrapping_add(count);
+        device.transfer(
+            raw::transfer(0, id, &count.to_be_bytes()),
+            &message::encode(&message::data("x")),
+        )?;
+        let disposition = device.expect("the outcome", outcome_of).await?;
+        ensure(
+            matches!(disposition.state, Some(DeliveryState::Accepted(_))),
+            || format!("{disposition:?}"),
+        )?;
+        outcomes.push(disposition.first == id && disposition.last.is_none_or(|last| last == id));
+    }
+    ensure(outcomes.iter().all(|right| *right), || {
+        "outcomes for other deliveries".to_owned()
+    })?;
+    let tags = gateway.hub.journal().select(|observed| match observed {
+        Observed::Telemetry(delivery) => Some(delivery.tag.clone()),
+        _ => None,
+    });
+    let expected: Vec<_> = (0..10_u32).map(|count| count.to_be_bytes().to_vec()).collect();
+    ensure_eq("the delivery-tags at the hub", tags, expected)?;
+    finish(gateway, vec![device]).await
+}
+
+#[tokio::test]
+async fn device_killed_in_mid_transfer_is_aborted_and_detached_at_the_hub() -> Result<(), Failure> {
+    let gateway = Gateway::to_iot_hub(article::hub_settings()).await?;
+    prepare(&gateway, None).await?;
+    let mut device = raw_device(&gateway, 0).await?;
+    device.send(Performative::Attach(raw::attach(
+        "doomed",
+        0,
+        Role::Sender,
+        &events(),
+    )))?;
+    credited(&mut device, 0).await?;
+    let begun = Transfer {
+        more: true,
+        ..raw::transfer(0, 0, b"half")
+    };
+    device.transfer(begun, &[0; 600])?;
+    let attached = gateway
+        .hub
+        .journal()
+        .find("the attach", |observed| match observed {
+            Observed::Attached { attach, .. } if attach.name.starts_with("doomed") => {
+                Some(attach.name.clone())
+            }
+            _ => None,
+        })
+        .await?;
+    device.die();
+    gateway
+        .hub
+        .journal()
+        .find("the end of the link", |observed| match observed {
+            Observed::Detached {
+                link, closed: true, ..
+            } if *link == attached => Some(()),
+            _ => None,
+        })
+        .await?;
+    let aborted = gateway.hub.journal().select(|observed| match observed {
+        Observed::Aborted { tag, bytes, .. } => Some((tag.clone(), *bytes)),
+        _ => None,
+    });
+    // It may have died before its half delivery was passed on at all; if it was, it was aborted.
+    ensure(aborted.is_empty() || aborted == [(b"half".to_vec(), 600)], || {
+        format!("{aborted:?}")
+    })?;
+    let telemetry = gateway
+        .hub
+        .journal()
+        .select(|observed| matches!(observed, Observed::Telemetry(_)).then_some(()));
+    ensure_eq("complete messages at the hub", telemetry.len(), 0)?;
+    finish(gateway, Vec::new()).await
+}
+
+#[tokio::test]
+async fn device_that_aborts_a_delivery_can_send_the_next() -> Result<(), Failure> {
+    let gateway = Gateway::to_iot_hub(article::hub_settings()).await?;
+    prepare(&gateway, None).await?;
+    let mut device = raw_device(&gateway, 0).await?;
+    device.send(Performative::Attach(raw::attach(
+        "send-link",
+        0,
+        Role::Sender,
+        &events(),
+    )))?;
+    credited(&mut device, 0).await?;
+    device.transfer(
+        Transfer {
+            more: true,
+            ..raw::transfer(0, 0, b"first")
+        },
+        &[7; 100],
+    )?;
+    device.transfer(
+        Transfer {
+            aborted: true,
+            ..raw::transfer(0, 0, b"first")
+        },
+        &[],
+    )?;
+    device.transfer(
+        raw::transfer(0, 1, b"second"),
+        &message::encode(&message::data("x")),
+    )?;
+    let accepted = |performative| outcome_of(performative).filter(|disposition| disposition.first == 1);
+    let disposition = device.expect("the outcome of the second", accepted).await?;
+    ensure(
+        matches!(disposition.state, Some(DeliveryState::Accepted(_))),
+        || format!("{disposition:?}"),
+    )?;
+    let aborted = gateway.hub.journal().select(|observed| match observed {
+        Observed::Aborted { tag, bytes, .. } => Some((tag.clone(), *bytes)),
+        _ => None,
+    });
+    ensure_eq("aborted at the hub", aborted, vec![(b"first".to_vec(), 100)])?;
+    finish(gateway, vec![device]).await
+}
+
+#[tokio::test]
+async fn command_of_a_device_that_died_is_given_back_to_the_hub() -> Result<(), Failure> {
+    let gateway = Gateway::to_iot_hub(article::hub_settings()).await?;
+    prepare(&gateway, Some("blink")).await?;
+    let mut device = raw_device(&gateway, 0).await?;
+    device.send(Performative::Attach(raw::attach(
+        "receive-link",
+        0,
+        Role::Receiver,
+        &device_bound(),
+    )))?;
+    device.send(Performative::Flow(raw::credit(0, 1, 0, 0)))?;
+    let tag = |performative| match performative {
+        Performative::Transfer(transfer) => transfer.delivery_tag,
+        _ => None,
+    };
+    let lost = device.expect("the command", tag).await?;
+    // In the middle of a frame: four of the eight bytes that a frame starts with.
+    device.writer.raw(&[0_u8, 0, 0, 30][..]);
+    device.die();
+    let mut second = raw_device(&gateway, 0).await?;
+    second.send(Performative::Attach(raw::attach(
+        "receive-link",
+        0,
+        Role::Receiver,
+        &device_bound(),
+    )))?;
+    second.send(Performative::Flow(raw::credit(0, 1, 0, 0)))?;
+    let again = second.expect("the command, again", tag).await?;
+    ensure(lost != again, || "the same lock twice".to_owned())?;
+    finish(gateway, vec![second]).await
+}
+
+#[tokio::test]
+async fn drain_is_end_to_end() -> Result<(), Failure> {
+    let gateway = Gateway::to_iot_hub(article::hub_settings()).await?;
+    prepare(&gateway, None).await?;
+    let mut device = raw_device(&gateway, 0).await?;
+    device.send(Performative::Attach(raw::attach(
+        "receive-link",
+        0,
+        Role::Receiver,
+        &device_bound(),
+    )))?;
+    device.send(Performative::Flow(Flow {
+        drain: true,
+        ..raw::credit(0, 17, 0, 0)
+    }))?;
+    let drained = |performative| match performative {
+        Performative::Flow(flow) if flow.handle == Some(Handle(0)) => {
+            (flow.delivery_count == Some(17)).then_some(flow.link_credit)
+        }
+        _ => None,
+    };
+    ensure_eq("credit left", device.expect("the drain", drained).await?, Some(0))?;
+    finish(gateway, vec![device]).await
+}
+
+#[tokio::test]
+async fn unknown_protocol_header_is_answered_with_ours_and_closed() -> Result<(), Failure> {
+    let gateway = Gateway::to_iot_hub(article::hub_settings()).await?;
+    let mut device = RawDevice::connect(gateway.daemon()?.address()).await?;
+    device.writer.raw(&b"GET / HT"[..]);
+    let header = bounded("the header", device.reader.header()).await??;
+    ensure(header.starts_with(b"AMQP"), || format!("{header:?}"))?;
+    let end = async {
+        loop {
+            if let Err(error) = device.reader.next().await {
+                return error.kind();
+            }
+        }
+    };
+    ensure_eq(
+        "the end",
+        bounded("the end", end).await?,
+        std::io::ErrorKind::UnexpectedEof,
+    )?;
+    finish(gateway, vec![device]).await
+}
+
+#[tokio::test]
+async fn garbage_of_one_device_never_reaches_the_hub_or_another_device() -> Result<(), Failure> {
+    let gateway = Gateway::to_iot_hub(article::hub_settings()).await?;
+    prepare(&gateway, None).await?;
+    let mut good = raw_device(&gateway, 0).await?;
+    good.send(Performative::Attach(raw::attach(
+        "send-link",
+        0,
+        Role::Sender,
+        &events(),
+    )))?;
+    credited(&mut good, 0).await?;
+    for garbage in [
+        // A transfer on a handle that is not attached, a frame shorter than its header, a data offset beyond the frame.
+        wire::frame_of(0, &Performative::Transfer(raw::transfer(5, 0, b"x")))?,
+        vec![0, 0, 0, 4, 2, 0, 0, 0],
+        vec![0, 0, 0, 9, 9, 0, 0, 0, 0],
+        // A performative that is none, and a list that claims to be longer than its frame.
+        vec![0, 0, 0, 11, 2, 0, 0, 0, 0x00, 0x53, 0x19],
+        vec![0, 0, 0, 13, 2, 0, 0, 0, 0x00, 0x53, 0x14, 0xc0, 0xff],
+    ] {
+        let mut bad = raw_device(&gateway, 0).await?;
+        bad.writer.raw(garbage.clone());
+        // An end or a close, and if a close, then the end of the transport.
+        let refused = |performative| {
+            matches!(performative, Performative::End(_) | Performative::Close(_)).then_some(())
+        };
+        bad.expect(&format!("an answer to {garbage:?}"), refused).await?;
+    }
+    good.transfer(raw::transfer(0, 0, b"tag"), &message::encode(&message::data("x")))?;
+    good.expect("the outcome", outcome_of).await?;
+    finish(gateway, vec![good]).await
+}
+
+#[tokio::test]
+async fn silent_device_does_not_hold_up_the_stop() -> Result<(), Failure> {
+    let gateway = Gateway::to_iot_hub(article::hub_settings()).await?;
+    let silent = raw_device(&gateway, 0).await?;
+    let begun = Instant::now();
+    gateway.stop().await?;
+    let taken = begun.elapsed();
+    ensure(taken < Duration::from_secs(8), || {
+        format!("stopping took {taken:?}")
+    })?;
+    silent.die();
+    Ok(())
+}

@@ -196,35 +196,33 @@ async fn device_killed_in_mid_transfer_is_aborted_and_detached_at_the_hub() -> R
         ..raw::transfer(0, 0, b"half")
     };
     device.transfer(begun, &[0; 600])?;
-    let attached = gateway
-        .hub
-        .journal()
-        .find("the attach", |observed| match observed {
-            Observed::Attached { attach, .. } if attach.name.starts_with("doomed") => {
-                Some(attach.name.clone())
-            }
+    let journal = gateway.hub.journal();
+    let link = journal
+        .find("half of the delivery", |observed| match observed {
+            Observed::Partial { link, bytes: 600, .. } if link.starts_with("doomed") => Some(link.clone()),
             _ => None,
         })
         .await?;
     device.die();
-    gateway
-        .hub
-        .journal()
-        .find("the end of the link", |observed| match observed {
-            Observed::Detached {
-                link, closed: true, ..
-            } if *link == attached => Some(()),
+    let aborted = journal
+        .find("the abort", |observed| match observed {
+            Observed::Aborted {
+                link: of, tag, bytes, ..
+            } if *of == link => Some((tag.clone(), *bytes)),
             _ => None,
         })
         .await?;
-    let aborted = gateway.hub.journal().select(|observed| match observed {
-        Observed::Aborted { tag, bytes, .. } => Some((tag.clone(), *bytes)),
-        _ => None,
-    });
-    // It may have died before its half delivery was passed on at all; if it was, it was aborted.
-    ensure(aborted.is_empty() || aborted == [(b"half".to_vec(), 600)], || {
-        format!("{aborted:?}")
-    })?;
+    ensure_eq("what was aborted", aborted, (b"half".to_vec(), 600))?;
+    journal
+        .find("the end of the link", |observed| match observed {
+            Observed::Detached {
+                link: of,
+                closed: true,
+                ..
+            } if *of == link => Some(()),
+            _ => None,
+        })
+        .await?;
     let telemetry = gateway
         .hub
         .journal()

@@ -93,7 +93,7 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 fn breaches_of(name: &str, source: &str) -> Vec<String> {
     let mut breaches = Vec::new();
     let lines = source.lines().count();
-    if lines > MAX_LINES {
+    if lines > MAX_LINES && name.starts_with("src/") {
         breaches.push(format!("{name}: {lines} lines, {MAX_LINES} at most"));
     }
     let stem = Path::new(name).file_stem().unwrap_or_default().to_string_lossy();
@@ -174,7 +174,7 @@ fn tokens_of(source: &str) -> Vec<String> {
         };
         let (token, behind) = rest.split_at(length);
         let is_path = token == "::" || first.is_alphanumeric() || first == '_';
-        if (is_path && raw_string_length(rest).is_none()) || "{},;*#[]()".contains(first) {
+        if (is_path && raw_string_length(rest).is_none()) || "{},;*#[]()<".contains(first) {
             tokens.push(token.to_owned());
         }
         rest = behind;
@@ -264,7 +264,8 @@ fn paths_of(tokens: &[String], module: &[String]) -> Vec<Named> {
             {
                 test_depth = test_depth.or(Some(depth));
             }
-            "use" => {
+            // Not the `use<…>` that names what an `impl Trait` captures.
+            "use" if tokens.get(position + 1).is_some_and(|next| next != "<") => {
                 position += 1;
                 for segments in use_tree(tokens, &mut position, &[]) {
                     paths.push(Named {
@@ -310,7 +311,10 @@ fn use_tree(tokens: &[String], position: &mut usize, prefix: &[String]) -> Vec<V
             "as" => *position += 1,
             "{" => {
                 *position += 1;
-                while tokens.get(*position).is_some_and(|token| token != "}") {
+                while tokens
+                    .get(*position)
+                    .is_some_and(|token| token != "}" && token != ";")
+                {
                     paths.extend(use_tree(tokens, position, &path));
                     if tokens.get(*position).is_some_and(|token| token == ",") {
                         *position += 1;
@@ -436,7 +440,7 @@ fn breaches_are_found() {
         ),
         ("src/plugins/mod.rs", "", "no room plugins"),
         ("src/amqp/utils.rs", "", "says nothing"),
-        ("tests/sim/main.rs", &"\n".repeat(601), "601 lines"),
+        ("src/amqp/frame.rs", &"\n".repeat(601), "601 lines"),
     ] {
         let breaches = breaches_of(name, source);
         assert!(
@@ -482,6 +486,10 @@ fn what_is_in_order_is_left_alone() {
             "use crate::config::Listener; use crate::router::settings;",
         ),
         ("src/main.rs", "use linkrouterd::{cli::Arguments, daemon};"),
+        (
+            "src/shard/mod.rs",
+            "fn f(a: &A) -> impl B + use<'_> { let b = 1; { b } }",
+        ),
         (
             "tests/codec/golden.rs",
             "use linkrouterd::amqp::frame::Frame; use std::fs;",

@@ -26,8 +26,17 @@ use super::tls;
 use super::turn::{Core, Presence, Turn};
 use crate::router::{ConnectionKey, TransportState};
 
-/// Reads of one connection in one turn, so that a fast device leaves room for the others.
-const READS_PER_TURN: u32 = 4;
+/// What one connection may read in one turn, so that a fast one leaves room for the others. Two full buffers of plain
+/// TCP; TLS yields one record at a time, and a busy hub sends many small ones.
+const TURN: ReadBudget = ReadBudget {
+    bytes: 128 * 1024,
+    reads: 32,
+};
+/// What is read of a connection that cannot be written to any more: whatever a socket may hold.
+const LAST_READ: ReadBudget = ReadBudget {
+    bytes: 16 * 1024 * 1024,
+    reads: u32::MAX,
+};
 /// A connection that is to be closed, and whose peer takes nothing of what is left for so long, is dropped.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long we wait for the peer's end after our own. A socket that is dropped with unread input is reset, and a reset
@@ -40,7 +49,7 @@ pub(super) struct Driver<S> {
     key: ConnectionKey,
     presence: Presence,
     phase: Phase,
-    peer_ended: bool,
+    peer_end: PeerEnd,
     /// Set in the last phases only; boxed, because most connections never see it.
     patience: Option<Pin<Box<Sleep>>>,
 }
@@ -50,6 +59,16 @@ enum Phase {
     Serving,
     ShuttingDown,
     Lingering,
+}
+
+/// The peer's sending side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PeerEnd {
+    Open,
+    /// It has ended, and the router does not know yet: what we have for the peer is written first, because a device
+    /// may well say all it has to say, end, and then listen.
+    Seen,
+    Told,
 }
 
 /// How serving came to its end.
@@ -82,7 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             key,
             presence: Presence::new(turn),
             phase: Phase::Serving,
-            peer_ended: false,
+            peer_end: PeerEnd::Open,
             patience: None,
         }
     }
@@ -121,49 +140,72 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// One turn of reading and writing.
     fn serve(&mut self, core: &mut Core, now: Instant, context: &mut Context<'_>) -> Served {
         core.wakers.register(self.key, context.waker());
-        let mut reads_left = READS_PER_TURN;
+        let mut budget = TURN;
         let mut wrote = false;
         loop {
-            let mut progress = false;
-            if !self.peer_ended && core.router.may_read(self.key) {
-                if reads_left == 0 {
-                    // There may be more: come back after everybody else.
-                    context.waker().wake_by_ref();
-                } else {
-                    reads_left -= 1;
-                    match self.read(core, now, context) {
-                        Poll::Ready(Ok(())) => progress = true,
-                        Poll::Ready(Err(error)) => return Served::Ended(Ending::Failed(error)),
-                        Poll::Pending => {}
-                    }
-                }
+            // Reading first: what it brings about for this peer then leaves in one piece.
+            if let Err(error) = self.read_all(core, now, context, &mut budget) {
+                return Served::Ended(Ending::Failed(error));
             }
-            let flushed = match self.write(core, now, context) {
-                Ok(Written { flushed, any }) => {
-                    progress |= any;
-                    wrote |= any;
-                    flushed
+            let written = match self.write_all(core, now, context) {
+                Ok(written) => written,
+                Err(error) => {
+                    // A device that sends and hangs up resets what we write to it meanwhile; what it had sent is here
+                    // all the same. A failure to read then is no news.
+                    let _ = self.read_all(core, now, context, &mut { LAST_READ });
+                    return Served::Ended(Ending::Failed(error));
                 }
-                Err(error) => return Served::Ended(Ending::Failed(error)),
             };
+            wrote |= written.any;
             let closing = match core.router.transport_state(self.key) {
                 TransportState::Open => false,
                 TransportState::Abort => return Served::Ended(Ending::Aborted),
-                TransportState::CloseWhenFlushed if flushed => return Served::Ended(Ending::Flushed),
+                TransportState::CloseWhenFlushed if written.flushed => return Served::Ended(Ending::Flushed),
                 TransportState::CloseWhenFlushed => true,
             };
-            if !progress {
+            if self.peer_end == PeerEnd::Seen {
+                self.peer_end = PeerEnd::Told;
+                core.router.handle_eof(self.key, now);
+                continue;
+            }
+            // What was written may have made room to read again.
+            if !written.any {
                 return Served::Waiting { closing, wrote };
             }
         }
     }
 
-    fn read(&mut self, core: &mut Core, now: Instant, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Reads until there is nothing to read, the router wants no more, or the budget is spent.
+    fn read_all(
+        &mut self,
+        core: &mut Core,
+        now: Instant,
+        context: &mut Context<'_>,
+        budget: &mut ReadBudget,
+    ) -> io::Result<()> {
+        while self.peer_end == PeerEnd::Open && core.router.may_read(self.key) {
+            if budget.is_spent() {
+                // There may be more: come back after everybody else.
+                context.waker().wake_by_ref();
+                break;
+            }
+            match self.read(core, now, context) {
+                Poll::Ready(Ok(count)) => budget.spend(count),
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, core: &mut Core, now: Instant, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut buffer = ReadBuf::new(&mut core.read_buffer);
         match Pin::new(&mut self.transport).poll_read(context, &mut buffer) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                core.router.handle_input(self.key, buffer.filled(), now);
+                let bytes = buffer.filled();
+                core.router.handle_input(self.key, bytes, now);
+                return Poll::Ready(Ok(bytes.len()));
             }
             // Also the answer of TLS to a peer that hangs up without close_notify, as many do. AMQP ends with a frame
             // of its own, so nothing can be cut off unnoticed.
@@ -171,14 +213,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 return Poll::Ready(Err(error));
             }
             Poll::Ready(_) => {
-                self.peer_ended = true;
-                core.router.handle_eof(self.key, now);
+                self.peer_end = PeerEnd::Seen;
             }
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(0))
     }
 
-    fn write(&mut self, core: &mut Core, now: Instant, context: &mut Context<'_>) -> io::Result<Written> {
+    /// Writes until nothing is left or the transport takes no more.
+    fn write_all(&mut self, core: &mut Core, now: Instant, context: &mut Context<'_>) -> io::Result<Written> {
         let mut written = Written {
             any: false,
             flushed: false,
@@ -211,7 +253,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         match Pin::new(&mut self.transport).poll_shutdown(context) {
             Poll::Ready(Ok(())) => {
                 self.lose("closed");
-                if self.peer_ended {
+                if self.peer_end != PeerEnd::Open {
                     return Poll::Ready(());
                 }
                 self.phase = Phase::Lingering;
@@ -241,7 +283,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             return Poll::Ready(());
         }
         let turn = Rc::clone(self.presence.turn());
-        for _ in 0..READS_PER_TURN {
+        for _ in 0..TURN.reads {
             let read = turn.enter(|core, _| {
                 let mut buffer = ReadBuf::new(&mut core.read_buffer);
                 let read = Pin::new(&mut self.transport).poll_read(context, &mut buffer);
@@ -273,6 +315,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 }
 
+/// What may still be read in a turn.
+struct ReadBudget {
+    bytes: usize,
+    reads: u32,
+}
+
+impl ReadBudget {
+    fn is_spent(&self) -> bool {
+        self.bytes == 0 || self.reads == 0
+    }
+
+    fn spend(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.reads = self.reads.saturating_sub(1);
+    }
+}
+
 /// What writing came to.
 struct Written {
     /// Bytes were handed over.
@@ -294,5 +353,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
             Phase::ShuttingDown => driver.poll_shutting_down(context),
             Phase::Lingering => driver.poll_lingering(context),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    /// Thousands of idle devices are the rule; Tokio's own record of a task and a socket is on top of this.
+    #[test]
+    fn an_idle_connection_is_small() {
+        assert!(
+            size_of::<Driver<TcpStream>>() <= 128,
+            "{}",
+            size_of::<Driver<TcpStream>>()
+        );
     }
 }

@@ -137,12 +137,13 @@ pub(super) async fn accept(listener: TcpListener, id: ListenerId, turn: Rc<Turn>
                 debug!(target: "SERVER", "A connection was gone before it was accepted: {error}");
             }
             Err(error) => {
-                if let Some(withheld) = complaints.raise(Instant::now()) {
-                    warn!(
+                match complaints.raise(Instant::now()) {
+                    Some(0) => warn!(target: "SERVER", "Cannot accept connections: {error}; trying again"),
+                    Some(withheld) => warn!(
                         target: "SERVER",
-                        "Cannot accept connections: {error}; trying again (this happened {withheld} more times \
-                         since the last report)"
-                    );
+                        "Cannot accept connections: {error}; trying again ({withheld} more times since last reported)"
+                    ),
+                    None => {}
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }

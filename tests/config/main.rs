@@ -1,5 +1,6 @@
 //! The configuration reader as an operator meets it: files in, a configuration or findings out.
 
+mod compatibility;
 mod documents;
 mod entities;
 mod grammar;

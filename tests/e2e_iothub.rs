@@ -98,8 +98,7 @@ async fn article_scenario_works_and_its_secrets_stay_out_of_the_trace() -> Resul
     });
     ensure_eq("the SASL mechanism", mechanism, vec!["ANONYMOUS".to_owned()])?;
     // Stopped in order, the router closes; it does not just hang up.
-    let closed =
-        journal.select(|observed| matches!(observed, Observed::Closed { .. }).then_some(()));
+    let closed = journal.select(|observed| matches!(observed, Observed::Closed { .. }).then_some(()));
     ensure_eq("closes at the hub", closed.len(), 1)?;
     hub.ensure_no_faults()
 }

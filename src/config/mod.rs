@@ -9,7 +9,7 @@
 //! ignored or refused is one table, [`entity::entities`].
 //!
 //! A leaf: it imports nothing else of the crate. Files are the only thing it touches, and only these: the file
-//! itself, password files, the list of service names, and whether certificate files are there.
+//! itself, password files, the list of service names, and whether a certificate file is there.
 
 mod assemble;
 mod build;

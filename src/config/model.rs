@@ -41,7 +41,7 @@ pub struct Router {
     pub timestamps_in_utc: bool,
     /// strftime format of log time stamps, in which `%%06lu` stands for the microseconds.
     pub timestamp_format: Option<String>,
-    /// Whether a link's terminus may outlive the link.
+    /// Whether a link's terminus may outlive the link; a warning already says that `no` has no effect.
     pub allow_resumable_link_route: bool,
     /// Which error conditions devices see.
     pub error_conditions: ErrorConditions,
@@ -171,7 +171,7 @@ pub struct SslProfile {
     pub cert_file: Option<String>,
     /// PEM file of its key.
     pub private_key_file: Option<String>,
-    /// Password of the key.
+    /// Password of the key; a warning already says that such keys are not read.
     pub password: Option<Secret>,
     /// Versions allowed; never empty.
     pub protocols: Vec<TlsVersion>,

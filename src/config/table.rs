@@ -65,6 +65,8 @@ const NO_MESSAGE_ROUTING: &str =
 const NO_NETWORK: &str = "this daemon joins no network of routers: it runs standalone";
 const NO_OPEN_PROPERTIES: &str = "they are not sent in the open";
 const NO_POLICY: &str = "of the policy only maxConnections is applied";
+const RESUMABLE: &str = "a terminus goes to the hub as the device wrote it";
+const NO_KEY_PASSWORD: &str = "a private key with a password cannot be read in this version: store the key without one, for its owner only";
 const NO_TRUSTED_CERTS: &str =
     "no list of trusted certificates is announced; qdrouterd 1.14+ ignored it, too";
 const NO_VHOST_POLICY: &str = "no vhost policy is applied";
@@ -104,7 +106,7 @@ const ROUTER: &[Attribute] = &[
     ignored("saslConfigDir", Kind::Path, "", NO_CYRUS).old(&["saslConfigPath"]),
     ignored("saslConfigName", Kind::Text, "qdrouterd", NO_CYRUS),
     ignored("allowUnsettledMulticast", Kind::Boolean, "no", NO_MESSAGE_ROUTING),
-    run("allowResumableLinkRoute", Kind::Boolean, "yes"),
+    ignored("allowResumableLinkRoute", Kind::Boolean, "yes", RESUMABLE),
     ignored(
         "defaultDistribution",
         one_of(&["multicast", "closest", "balanced", "unavailable"], &[]),
@@ -200,8 +202,8 @@ const CONNECTOR: &[Attribute] = &[
     run("certFile", Kind::Path, ""),
     run("privateKeyFile", Kind::Path, "").old(&["keyFile"]),
     run("caCertFile", Kind::Path, "").old(&["certDb"]),
-    run("password", PROFILE_PASSWORD, ""),
-    run("passwordFile", Kind::Path, ""),
+    ignored("password", PROFILE_PASSWORD, "", NO_KEY_PASSWORD),
+    ignored("passwordFile", Kind::Path, "", NO_KEY_PASSWORD),
     accepted("uidFormat", Kind::Text, ""),
     accepted("uidNameMappingFile", Kind::Path, "").old(&["displayNameFile"]),
 ];
@@ -217,8 +219,8 @@ const SSL_PROFILE: &[Attribute] = &[
     run("caCertFile", Kind::Path, "").old(&["certDb"]),
     run("certFile", Kind::Path, ""),
     run("privateKeyFile", Kind::Path, "").old(&["keyFile"]),
-    run("password", PROFILE_PASSWORD, ""),
-    run("passwordFile", Kind::Path, ""),
+    ignored("password", PROFILE_PASSWORD, "", NO_KEY_PASSWORD),
+    ignored("passwordFile", Kind::Path, "", NO_KEY_PASSWORD),
     accepted("uidFormat", Kind::Text, ""),
     accepted("uidNameMappingFile", Kind::Path, "").old(&["displayNameFile"]),
 ];

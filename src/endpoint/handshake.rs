@@ -1,5 +1,10 @@
-//! The SASL layer of both sides (AMQP 1.0 part 5, §5.3): which mechanisms we offer, which one we choose.
+//! Protocol headers and the SASL layer of both sides (AMQP 1.0 part 2, §2.2; part 5, §5.3): what comes before open.
 
+use std::sync::Arc;
+
+use super::ConnectionError;
+use super::connection::{Connection, Phase, Side};
+use crate::amqp::header::{self, ProtocolHeader};
 use crate::amqp::sasl::{SaslCode, SaslFrame};
 
 /// What a dialer may authenticate with.
@@ -85,5 +90,115 @@ pub(super) const fn name(frame: &SaslFrame<'_>) -> &'static str {
         SaslFrame::Challenge(_) => "sasl-challenge",
         SaslFrame::Response(_) => "sasl-response",
         SaslFrame::Outcome(_) => "sasl-outcome",
+    }
+}
+
+impl Connection {
+    pub(super) fn on_header(&mut self, bytes: [u8; header::LENGTH]) -> Result<(), ConnectionError> {
+        let header = ProtocolHeader::parse(bytes).ok_or(ConnectionError::UnknownProtocol(bytes))?;
+        match (self.phase, header) {
+            (Phase::Header, ProtocolHeader::Sasl) => {
+                let side = Arc::clone(&self.side);
+                let Side::Listener { mechanisms } = &*side else {
+                    return Ok(());
+                };
+                let names: Vec<&str> = mechanisms.iter().map(String::as_str).collect();
+                self.emit(|out| {
+                    out.extend_from_slice(&ProtocolHeader::Sasl.bytes());
+                    SaslFrame::Mechanisms(names).write(out);
+                });
+                self.phase = Phase::SaslInit;
+            }
+            (Phase::Header | Phase::HeaderAfterSasl, ProtocolHeader::Amqp) => {
+                self.emit(|out| out.extend_from_slice(&ProtocolHeader::Amqp.bytes()));
+                self.phase = Phase::Open;
+            }
+            (Phase::SaslHeader, ProtocolHeader::Sasl) => self.phase = Phase::Mechanisms,
+            (Phase::AmqpHeader, ProtocolHeader::Amqp) => self.phase = Phase::Open,
+            (Phase::SaslHeader, ProtocolHeader::Amqp) => {
+                return Err(ConnectionError::ProtocolMismatch("the peer does not speak SASL"));
+            }
+            (_, ProtocolHeader::Tls) => {
+                return Err(ConnectionError::ProtocolMismatch(
+                    "the peer wants TLS, which this port does not speak",
+                ));
+            }
+            _ => {
+                return Err(ConnectionError::ProtocolMismatch(
+                    "a protocol header out of order",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_sasl(&mut self, frame: &SaslFrame<'_>) -> Result<(), ConnectionError> {
+        let side = Arc::clone(&self.side);
+        match (&*side, self.phase, frame) {
+            (Side::Listener { mechanisms }, Phase::SaslInit, SaslFrame::Init { mechanism, .. }) => {
+                let code = judge(mechanisms, mechanism);
+                let known = mechanisms
+                    .iter()
+                    .find(|name| name.eq_ignore_ascii_case(mechanism));
+                let refusal = match (code, known) {
+                    (SaslCode::Ok, Some(_)) => None,
+                    _ => Some(format!(
+                        "Client mechanism {mechanism:?} is not among those of this listener"
+                    )),
+                };
+                self.sasl = Some(if mechanism.eq_ignore_ascii_case("MSSBCBS") {
+                    "MSSBCBS"
+                } else {
+                    "ANONYMOUS"
+                });
+                self.emit(|out| SaslFrame::Outcome(code).write(out));
+                match refusal {
+                    None => self.phase = Phase::HeaderAfterSasl,
+                    Some(text) => return Err(ConnectionError::Sasl(text)),
+                }
+            }
+            (Side::Connector { credentials }, Phase::Mechanisms, SaslFrame::Mechanisms(offered)) => {
+                let Some(choice) = credentials.choose(offered) else {
+                    return Err(ConnectionError::Sasl(format!(
+                        "no common SASL mechanism: the peer offers {}, allowed here: {}",
+                        offered.join(" "),
+                        if credentials.mechanisms.is_empty() {
+                            "any that saslUsername, saslPassword and certificate make possible".to_owned()
+                        } else {
+                            credentials.mechanisms.join(" ")
+                        }
+                    )));
+                };
+                self.sasl = Some(choice.mechanism);
+                self.emit(|out| {
+                    SaslFrame::Init {
+                        mechanism: choice.mechanism,
+                        initial_response: Some(&choice.initial_response),
+                    }
+                    .write(out);
+                });
+                self.phase = Phase::Outcome;
+            }
+            (Side::Connector { .. }, Phase::Outcome, SaslFrame::Outcome(code)) => match code {
+                SaslCode::Ok => {
+                    self.emit(|out| out.extend_from_slice(&ProtocolHeader::Amqp.bytes()));
+                    self.send_open();
+                    self.phase = Phase::AmqpHeader;
+                }
+                SaslCode::Auth => {
+                    return Err(ConnectionError::Sasl(format!(
+                        "Authentication failed [mech={}]: the peer refuses the credentials",
+                        self.sasl.unwrap_or("none")
+                    )));
+                }
+                SaslCode::Sys | SaslCode::SysPerm | SaslCode::SysTemp => {
+                    return Err(ConnectionError::Sasl(
+                        "Authentication failed: the peer has an error of its own".into(),
+                    ));
+                }
+            },
+            _ => return Err(ConnectionError::Unexpected(name(frame))),
+        }
+        Ok(())
     }
 }

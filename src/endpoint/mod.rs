@@ -1,6 +1,6 @@
 //! Layer 2: AMQP state machines for one peer. Sans-I/O: bytes in, events out, bytes out. Knows no routes.
 //!
-//! A [`Connection`](connection::Connection) takes the peer's bytes and yields [`Event`](connection::Event)s; its
+//! A [`Connection`](connection::Connection) takes the peer's bytes and yields [`Event`](event::Event)s; its
 //! owner calls the `send_*` methods, which keep the connection's state and append frames to its outbox. Errors carry
 //! their AMQP condition and the scope that they end: the smallest that the specification allows.
 #![deny(
@@ -21,10 +21,12 @@
 )]
 
 pub mod connection;
+pub mod event;
 pub mod handshake;
 pub mod limits;
 pub mod link;
 pub mod outbox;
+mod sending;
 pub mod session;
 mod trace;
 pub mod window;

@@ -80,22 +80,21 @@ impl Session {
             return Err(SessionError::HandleInUse(attach.handle));
         }
         let role = attach.role.other();
-        let known = self.links.iter().position(|link| {
-            link.as_deref().is_some_and(|link| {
-                link.role == role && *link.name == *attach.name && link.remote != End::Detached
-            })
-        });
-        let (handle, kind) = match known {
-            Some(position) => {
-                let handle = to_handle(position);
-                let link = self
-                    .link_mut(handle)
-                    .ok_or(SessionError::HandleMax(attach.handle))?;
-                if link.remote == End::Attached {
-                    return Err(SessionError::LinkNameInUse);
-                }
-                (handle, AttachKind::Answer)
+        let (mut answered, mut is_taken) = (None, false);
+        for (handle, link) in self
+            .links()
+            .filter(|(_, link)| link.role == role && *link.name == *attach.name)
+        {
+            match (link.local, link.remote) {
+                (End::Attached, End::Idle) => answered = Some(handle),
+                (End::Idle | End::Attached, End::Attached) => is_taken = true,
+                // One that is being detached does not stand in the way of its successor.
+                (End::Idle, End::Idle) | (End::Detached, _) | (_, End::Detached) => {}
             }
+        }
+        let (handle, kind) = match answered {
+            Some(handle) => (handle, AttachKind::Answer),
+            None if is_taken => return Err(SessionError::LinkNameInUse),
             None => (self.add_link(attach.name, role)?, AttachKind::Request),
         };
         if let Some(link) = self.link_mut(handle) {

@@ -313,6 +313,7 @@ impl Router {
         {
             self.forward_flow(number, Leg::Upstream, flow.tail);
         }
+        self.feeds(device.connection, hub);
         self.wake(hub);
         Ok(())
     }

@@ -159,6 +159,22 @@ impl Router {
             .arm(Owner::Connection(key), &mut entry.scheduled, deadline);
     }
 
+    pub(super) fn on_connection_timeout(&mut self, key: ConnectionKey, now: Instant) {
+        let is_paused = self.is_paused(key);
+        let Some(entry) = self.entry_mut(key) else { return };
+        if is_paused {
+            entry.connection.excuse_silence(now);
+        }
+        let outcome = entry.connection.on_timeout(now);
+        if !entry.connection.outbox().is_empty() || entry.connection.is_over() {
+            self.wake(key);
+        }
+        if let Err(error) = outcome {
+            self.fail_connection(key, &error);
+        }
+        self.arm(key);
+    }
+
     /// Both opens are exchanged, or, on a listener, the peer's is here.
     pub(super) fn on_opened(&mut self, key: ConnectionKey, open: &Open<'_>, now: Instant) {
         let Some(entry) = self.entry_mut(key) else { return };

@@ -106,6 +106,7 @@ impl Router {
         {
             entry.connection.send_flow(channel, Some((handle, tail)));
             self.wake(connection);
+            self.check_outbox(connection);
         }
     }
 

@@ -28,6 +28,8 @@ pub(super) struct Gate {
     readers: Vec<ConnectionKey>,
     /// The driver has been told not to read, and waits for a wake-up.
     is_paused: bool,
+    /// On some connection's list of readers.
+    is_listed: bool,
 }
 
 impl Router {
@@ -37,52 +39,53 @@ impl Router {
             return false;
         };
         let Kind::Device(_) = entry.kind else { return true };
-        let gate = &entry.gate;
+        let is_admitted = self.has_room_for(key);
+        if let Some(entry) = self.entry_mut(key) {
+            entry.gate.is_paused = !is_admitted;
+        }
+        is_admitted
+    }
+
+    fn has_room_for(&mut self, key: ConnectionKey) -> bool {
+        let Some(entry) = self.entry_mut(key) else {
+            return false;
+        };
         // Its own answers: the driver asks again when it has written some.
-        if entry.connection.outbox().len() >= limits::OUTBOX_HIGH || gate.parked >= limits::PARKED_BYTES {
-            self.pause(key);
+        if entry.connection.outbox().len() >= limits::OUTBOX_HIGH || entry.gate.parked >= limits::PARKED_BYTES
+        {
             return false;
         }
-        if gate.parked > 0 && self.parked_total >= limits::PARKED_BYTES_TOTAL {
-            if self.pause(key) {
+        let (is_listed, feeds) = (entry.gate.is_listed, entry.gate.feeds);
+        if entry.gate.parked > 0 && self.parked_total >= limits::PARKED_BYTES_TOTAL {
+            if !is_listed {
                 self.parked_readers.push(key);
+                self.list(key);
             }
             return false;
         }
-        let Some(upstream) = gate.feeds else { return true };
-        let is_paused = gate.is_paused;
-        match self.entry_mut(upstream) {
+        match feeds.and_then(|upstream| self.entry_mut(upstream)) {
             Some(hub) if hub.connection.outbox().len() >= limits::OUTBOX_HIGH => {
-                if !is_paused {
+                if !is_listed {
                     hub.gate.readers.push(key);
+                    self.list(key);
                 }
-                self.pause(key);
                 false
             }
-            _ => {
-                if is_paused {
-                    self.resume(key);
-                }
-                true
-            }
+            _ => true,
         }
     }
 
-    /// `true` if it was not paused before.
-    fn pause(&mut self, key: ConnectionKey) -> bool {
-        self.entry_mut(key)
-            .is_some_and(|entry| !std::mem::replace(&mut entry.gate.is_paused, true))
-    }
-
-    fn resume(&mut self, key: ConnectionKey) {
+    fn list(&mut self, key: ConnectionKey) {
         if let Some(entry) = self.entry_mut(key) {
-            entry.gate.is_paused = false;
+            entry.gate.is_listed = true;
         }
     }
 
     /// Wakes a device that is not read; it will ask again.
     fn wake_reader(&mut self, key: ConnectionKey) {
-        self.resume(key);
+        if let Some(entry) = self.entry_mut(key) {
+            entry.gate.is_listed = false;
+        }
         self.wake(key);
     }
 
@@ -119,6 +122,11 @@ impl Router {
                 self.wake_reader(reader);
             }
         }
+    }
+
+    /// Whether the silence of a connection is our own doing.
+    pub(super) fn is_paused(&self, key: ConnectionKey) -> bool {
+        self.entry(key).is_some_and(|entry| entry.gate.is_paused)
     }
 
     /// A lane waits for room in its target's outbox.
@@ -162,9 +170,9 @@ impl Router {
                 self.parked_total = (self.parked_total + added).saturating_sub(removed);
                 let Some(gate) = gate else { return };
                 gate.parked = (gate.parked + added).saturating_sub(removed);
-                let may_resume = gate.is_paused && gate.parked < limits::PARKED_BYTES / 2;
-                if let (true, Some(key)) = (removed > 0 && may_resume, device) {
-                    self.wake_reader(key);
+                let may_resume = removed > 0 && gate.is_paused && gate.parked < limits::PARKED_BYTES / 2;
+                if let Some(key) = device.filter(|_| may_resume) {
+                    self.wake(key);
                 }
                 if removed > 0 && self.parked_total < limits::PARKED_BYTES_TOTAL / 2 {
                     for reader in std::mem::take(&mut self.parked_readers) {

@@ -51,7 +51,8 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use crate::amqp::condition::{self, AmqpError};
-use crate::endpoint::connection::{Announce, Connection, Event, Fault, Side};
+use crate::endpoint::connection::{Announce, Connection, Side};
+use crate::endpoint::event::{Event, Fault};
 use connection::{Entry, Kind};
 use connector::{Connector, State};
 use pair::{LinkPair, SessionPair};
@@ -129,6 +130,8 @@ pub struct Router {
     parked_readers: Vec<ConnectionKey>,
     /// Bytes held for devices that do not read.
     held_total: usize,
+    /// Link pairs freed so far: tells the pump when one of those that it serves may be gone.
+    freed_links: u64,
     is_shutting_down: bool,
     /// Reused by dispositions, which yield several ranges.
     ranges: Vec<delivery_map::Range>,
@@ -168,6 +171,7 @@ impl Router {
             parked_total: 0,
             parked_readers: Vec::new(),
             held_total: 0,
+            freed_links: 0,
             is_shutting_down: false,
             ranges: Vec::new(),
         };
@@ -297,11 +301,7 @@ impl Router {
                         continue;
                     };
                     entry.scheduled = None;
-                    if let Err(error) = entry.connection.on_timeout(now) {
-                        self.on_fault(key, Fault::Connection(error));
-                    }
-                    self.wake(key);
-                    self.arm(key);
+                    self.on_connection_timeout(key, now);
                 }
                 Owner::Connector(id) => {
                     let Some(connector) = self.connectors.get_mut(id.0).filter(|c| c.scheduled == Some(at))

@@ -171,6 +171,7 @@ impl Router {
         let mut bodies = std::mem::take(&mut lane.bodies);
         let mut for_outbox = false;
         let mut moved = 0;
+        let freed = self.freed_links;
         while let Some(entry) = entries.front_mut() {
             let body = bodies.as_slice().get(..entry.length).unwrap_or_default();
             let link = entry.link;
@@ -206,12 +207,26 @@ impl Router {
             bodies.consume(entry.length);
             entries.pop_front();
         }
+        if self.freed_links != freed {
+            // A number may name another link soon.
+            for entry in &mut entries {
+                if self
+                    .link_pairs
+                    .get(index(entry.link))
+                    .is_none_or(|link| link.session_pair != number)
+                {
+                    entry.kind = ParkedKind::Dropped;
+                }
+            }
+        }
         let is_empty = entries.is_empty();
         let held = u32::try_from(entries.len()).unwrap_or(u32::MAX);
         if let Some(pair) = self.session_pairs.get_mut(index(number)) {
             let lane = pair.lane_mut(way);
             lane.entries = entries;
             lane.bodies = bodies;
+        } else {
+            moved += bodies.len();
         }
         self.account(device, way, 0, moved);
         if for_outbox {

@@ -84,46 +84,70 @@ fn a_wrong_json_file_with_a_password_does_not_repeat_it() {
 
 #[test]
 fn a_password_in_plain_text_is_warned_of_and_read() {
-    let text = |password: &str| format!("sslProfile {{\n name: p\n password: {password}\n}}\n");
+    let text = |password: &str| {
+        format!(
+            "sslProfile {{\n name: p\n}}\nconnector {{\n name: HUB\n host: h\n sslProfile: p\n saslUsername: u\n \
+             saslPassword: {password}\n}}\nlinkRoute {{\n prefix: a\n direction: in\n connection: HUB\n}}\n"
+        )
+    };
+    let read_password = |password: &str| {
+        let secret = good(&text(password)).connectors[0].sasl_password.clone();
+        secret.map(|secret| secret.expose().to_owned())
+    };
     for (password, secret) in [
         ("abc", "abc"),
         ("pass:abc", "abc"),
-        ("literal:abc", "abc"),
+        ("literal:abc", "literal:abc"),
         ("\"a#c\"", "a#c"),
     ] {
         expect(
             &text(password),
-            &[(3, "warning", "`password` is a password in plain text")],
+            &[(9, "warning", "`saslPassword` is a password in plain text")],
         );
-        let profile = &good(&text(password)).ssl_profiles[0];
-        assert_eq!(
-            profile.password.as_ref().map(|secret| secret.expose()),
-            Some(secret)
-        );
+        assert_eq!(read_password(password).as_deref(), Some(secret));
     }
+    expect(&text("env:HUB_KEY"), &[]);
+    assert_eq!(read_password("env:HUB_KEY").as_deref(), Some("key-of-the-hub"));
     expect(
         &text("env:NO_SUCH"),
-        &[(3, "error", "the environment variable `NO_SUCH` is not set")],
+        &[(9, "error", "the environment variable `NO_SUCH` is not set")],
     );
-    expect(
-        &text("file:/nonexistent/p"),
-        &[(3, "error", "the password file `/nonexistent/p` cannot be opened")],
-    );
-    expect(&text("env:HUB_KEY"), &[]);
 }
 
 #[test]
-fn a_password_file_is_the_same_as_password_file() {
+fn the_password_of_a_key_is_read_but_not_run() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("p");
     std::fs::write(&path, "from-file\n").expect("written");
-    let file = path.display();
-    let text = format!("sslProfile {{\n name: p\n passwordFile: {file}\n}}\n");
-    expect(&text, &[(3, "warning", "`passwordFile` is old")]);
-    let password = good(&text).ssl_profiles[0].password.clone();
-    assert_eq!(password.as_ref().map(|secret| secret.expose()), Some("from-file"));
-    let both = format!("sslProfile {{\n name: p\n password: file:{file}\n passwordFile: {file}\n}}\n");
-    expect(&both, &[(4, "error", "exclude each other")]);
+    let text = |lines: &str| {
+        format!("sslProfile {{\n name: p\n {lines}\n}}\n").replace("FILE", &path.display().to_string())
+    };
+    let not_run = (3, "warning", "a private key with a password cannot be read");
+    let plain = (3, "warning", "is a password in plain text");
+    let old = (3, "warning", "`passwordFile` is old");
+    let cases = [
+        ("password: env:HUB_KEY", vec![not_run], "key-of-the-hub"),
+        ("password: literal:abc", vec![plain, not_run], "abc"),
+        ("password: file:FILE", vec![not_run], "from-file"),
+        ("passwordFile: FILE", vec![not_run, old], "from-file"),
+    ];
+    for (lines, findings, secret) in cases {
+        expect(&text(lines), &findings);
+        let password = good(&text(lines)).ssl_profiles[0].password.clone();
+        assert_eq!(
+            password.as_ref().map(|secret| secret.expose()),
+            Some(secret),
+            "{lines}"
+        );
+    }
+    expect(
+        &text("password: file:FILE\n passwordFile: FILE"),
+        &[not_run, (4, "error", "exclude each other")],
+    );
+    expect(
+        &text("password: file:/nonexistent/p"),
+        &[(3, "error", "the password file `/nonexistent/p` cannot be opened")],
+    );
 }
 
 #[test]

@@ -18,6 +18,7 @@ use super::model::{
 use super::names::{quoted, suggestion};
 use super::report::Findings;
 use super::resolve::Fields;
+use super::secret::Secret;
 
 /// AMQP 1.0 part 2, §2.7.1: no peer may have a smaller limit.
 const MIN_MAX_FRAME_SIZE: u32 = 512;
@@ -230,7 +231,7 @@ pub(super) fn connector(
         verify_hostname: fields.boolean("verifyHostname"),
         sasl_mechanisms: connector_mechanisms(fields, findings),
         sasl_username: fields.text("saslUsername"),
-        sasl_password: fields.secret("saslPassword"),
+        sasl_password: sasl_password(fields),
         max_frame_size: max_frame_size(fields, findings),
         max_sessions: max_sessions(fields, findings),
         max_session_frames: fields.integer("maxSessionFrames").filter(|frames| *frames > 0),
@@ -238,6 +239,16 @@ pub(super) fn connector(
         name,
     };
     (connector, inline_profile)
+}
+
+/// The password, or a stand-in for one that could not be read, so that nothing is said of a missing one.
+fn sasl_password(fields: &Fields) -> Option<Secret> {
+    let stand_in = || {
+        fields
+            .is_given("saslPassword")
+            .then(|| Secret::new(String::new()))
+    };
+    fields.secret("saslPassword").or_else(stand_in)
 }
 
 /// The mechanisms of the list that we can use.

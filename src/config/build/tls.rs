@@ -1,6 +1,5 @@
 //! TLS profiles.
 
-use std::fs;
 use std::path::Path;
 
 use crate::config::model::{SslProfile, TlsVersion};
@@ -104,8 +103,10 @@ fn profile(fields: &Fields, name: String, findings: &mut Findings) -> SslProfile
             format!("{who}: `certFile` needs `privateKeyFile`: a certificate cannot be used without its key");
         findings.error(fields.line_of("certFile"), message);
     }
+    // A file that is there is judged by its content, later.
     if let Some(file) = &profile.ca_cert_file
         && let Some((_, fate)) = retired_root(file)
+        && !Path::new(file).exists()
     {
         let message = format!(
             "{who}: the root certificate in {} {fate}: Azure needs DigiCert Global Root G2 and Microsoft RSA Root \
@@ -113,17 +114,6 @@ fn profile(fields: &Fields, name: String, findings: &mut Findings) -> SslProfile
             quoted(file)
         );
         findings.warning(fields.line_of("caCertFile"), message);
-    }
-    for attribute in ["caCertFile", "certFile", "privateKeyFile"] {
-        if let Some(file) = path(attribute).filter(|file| !file.contains('<') && retired_root(file).is_none())
-            && let Err(error) = fs::metadata(&file)
-        {
-            let message = format!(
-                "{who}: `{attribute}` {} cannot be read: {error}; connectors that need it will not connect",
-                quoted(&file)
-            );
-            findings.warning(fields.line_of(attribute), message);
-        }
     }
     profile
 }

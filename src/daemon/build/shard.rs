@@ -17,7 +17,7 @@ use crate::shard::{AddressFamily, ListenSettings, ShardSettings};
 const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an attach waits for its connector: less than the 60 s after which common client libraries give up, so
 /// that the device learns the reason from us.
-const ATTACH_TIMEOUT: Duration = Duration::from_secs(45);
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long an on-demand connection outlives its last device: long enough for one that reconnects at once.
 const LINGER: Duration = Duration::from_secs(60);
 

@@ -1,0 +1,332 @@
+//! The sending half of a [`Connection`]: each method keeps the state of its session and link, and appends a frame to
+//! the outbox.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::connection::{Connection, Phase};
+use super::limits;
+use super::link::End;
+use super::outbox::ByteQueue;
+use super::session::{Session, SessionState};
+use super::{ConnectionError, SessionError, trace};
+use crate::amqp::condition::AmqpError;
+use crate::amqp::fields::Tail;
+use crate::amqp::header::ProtocolHeader;
+use crate::amqp::originate::{self, OpenFields};
+use crate::amqp::performative::{Role, Transfer};
+use crate::amqp::relay::{self, Written};
+use crate::amqp::serial::{Channel, DeliveryId, Handle};
+use crate::amqp::writer::Writer;
+
+impl Connection {
+    /// Sends our open.
+    pub fn send_open(&mut self) {
+        let announce = Arc::clone(&self.announce);
+        let number = i32::try_from(self.number).unwrap_or(i32::MAX);
+        self.open_sent = true;
+        self.emit(|out| {
+            originate::write_open(
+                out,
+                &OpenFields {
+                    container_id: &announce.container_id,
+                    hostname: announce.hostname.as_deref(),
+                    max_frame_size: announce.max_frame_size,
+                    channel_max: announce.channel_max,
+                    idle_time_out: announce
+                        .idle_timeout
+                        .map(|timeout| u32::try_from(timeout.as_millis() / 2).unwrap_or(u32::MAX)),
+                    connection_number: number,
+                },
+            );
+        });
+    }
+
+    /// Begins a session.
+    ///
+    /// # Errors
+    /// The peer allows no more channels.
+    pub fn begin_session(&mut self) -> Result<Channel, ConnectionError> {
+        let window = self.announce.session_window;
+        let channel = self.add_session(Session::new(SessionState::BeginSent, window))?;
+        let next_outgoing_id = self
+            .session(channel)
+            .map(|s| s.outgoing.next_id())
+            .unwrap_or_default();
+        self.emit(|out| {
+            originate::write_begin(out, channel, None, next_outgoing_id, window, limits::HANDLE_MAX);
+        });
+        Ok(channel)
+    }
+
+    /// Ends a session; what the peer still sends on it is ignored. Returns what the owner had kept with it.
+    pub fn end_session(&mut self, channel: Channel, error: Option<&[u8]>) -> Vec<u32> {
+        let Some(session) = self
+            .session_mut(channel)
+            .filter(|s| s.state != SessionState::EndSent)
+        else {
+            return Vec::new();
+        };
+        let owners = std::mem::take(&mut session.owners);
+        session.state = SessionState::EndSent;
+        self.emit(|out| originate::write_end(out, channel, error));
+        owners
+    }
+
+    /// Attaches a link of ours, with another peer's attach behind the role.
+    pub fn attach_link(
+        &mut self,
+        channel: Channel,
+        name: &str,
+        role: Role,
+        owner: u32,
+        tail: Tail<'_>,
+    ) -> Result<Handle, SessionError> {
+        let session = self
+            .session_mut(channel)
+            .ok_or(SessionError::HandleMax(Handle(0)))?;
+        let handle = session.add_link(name, role)?;
+        if let Some(link) = session.link_mut(handle) {
+            link.local = End::Attached;
+            link.owner = Some(owner);
+        }
+        self.emit_attach(channel, name, handle, role, tail);
+        Ok(handle)
+    }
+
+    /// Answers the peer's attach, with another peer's answer behind the role.
+    pub fn answer_attach(&mut self, channel: Channel, handle: Handle, tail: Tail<'_>) {
+        let Some(link) = self.link_mut(channel, handle) else {
+            return;
+        };
+        link.local = End::Attached;
+        let (name, role) = (link.name.clone(), link.role);
+        self.emit_attach(channel, &name, handle, role, tail);
+    }
+
+    /// An attach cannot be split into frames: for a peer with small frames it loses what it can do without.
+    fn emit_attach(&mut self, channel: Channel, name: &str, handle: Handle, role: Role, tail: Tail<'_>) {
+        let room = self.remote_max_frame_size;
+        let fixed = name.len() + 32;
+        let mut trimmed: Option<Vec<u8>> = None;
+        let mut dropped = 0;
+        while trimmed.as_deref().unwrap_or(tail.bytes).len() + fixed > room {
+            dropped += 1;
+            match relay::trimmed_attach_tail(tail, dropped) {
+                Some(shorter) => trimmed = Some(shorter),
+                None => break,
+            }
+        }
+        let tail = Tail {
+            count: tail.count,
+            bytes: trimmed.as_deref().unwrap_or(tail.bytes),
+        };
+        self.emit(|out| relay::write_attach(out, channel, name, handle, role, tail));
+    }
+
+    /// Refuses the peer's attach: answers it with a null terminus on our side, and detaches (AMQP 1.0 part 2, §2.6.3).
+    pub fn refuse_attach(
+        &mut self,
+        channel: Channel,
+        handle: Handle,
+        source: Option<&[u8]>,
+        target: Option<&[u8]>,
+        error: Option<&AmqpError>,
+    ) {
+        let Some(link) = self.link_mut(channel, handle) else {
+            return;
+        };
+        let (name, role) = (link.name.clone(), link.role);
+        // An attach cannot be split into frames: rather no echo of the terminus than a frame that is too large.
+        let room = self.remote_max_frame_size.saturating_sub(name.len() + 64);
+        let (source, target) = (
+            source.filter(|s| s.len() < room),
+            target.filter(|t| t.len() < room),
+        );
+        self.emit(|out| {
+            originate::write_refusing_attach(out, channel, &name, handle, role, source, target);
+        });
+        self.detach_link(channel, handle, true, error);
+    }
+
+    /// Detaches our end with an error of ours.
+    pub fn detach_link(&mut self, channel: Channel, handle: Handle, closed: bool, error: Option<&AmqpError>) {
+        self.emit(|out| originate::write_detach(out, channel, handle, closed, error));
+        self.after_detach(channel, handle);
+    }
+
+    /// Detaches our end with the other peer's detach.
+    pub fn relay_detach(&mut self, channel: Channel, handle: Handle, tail: Tail<'_>) {
+        self.emit(|out| relay::write_detach(out, channel, handle, tail));
+        self.after_detach(channel, handle);
+    }
+
+    fn after_detach(&mut self, channel: Channel, handle: Handle) {
+        if let Some(session) = self.session_mut(channel) {
+            session.detach_local(handle);
+            session.reap(handle);
+        }
+    }
+
+    /// Frees a link if both its ends are detached.
+    pub fn reap_link(&mut self, channel: Channel, handle: Handle) {
+        if let Some(session) = self.session_mut(channel) {
+            session.reap(handle);
+        }
+    }
+
+    /// Sends a link's flow with the other peer's link fields, or a flow of the session alone.
+    pub fn send_flow(&mut self, channel: Channel, link: Option<(Handle, Tail<'_>)>) {
+        let Some(flow) = self.session(channel).map(Session::flow) else {
+            return;
+        };
+        self.emit(|out| relay::write_flow(out, channel, flow, link));
+    }
+
+    /// Tells the peer of a wider window, when half of it is used up and `held` frames are still on their way onwards.
+    #[inline]
+    pub fn refresh_window(&mut self, channel: Channel, held: u32) {
+        if self
+            .session_mut(channel)
+            .is_some_and(|session| session.incoming.refresh(held))
+        {
+            self.send_flow(channel, None);
+        }
+    }
+
+    /// Sends a transfer, or one frame's worth of it. The window must be open.
+    #[inline]
+    pub fn send_transfer(
+        &mut self,
+        channel: Channel,
+        handle: Handle,
+        delivery_id: Option<DeliveryId>,
+        transfer: &Transfer<'_>,
+        offset: usize,
+    ) -> Written {
+        let max = self.remote_max_frame_size;
+        let written = self
+            .emit_with(|out| relay::write_transfer(out, channel, handle, delivery_id, transfer, offset, max));
+        if written != Written::HeadTooLarge
+            && let Some(session) = self.session_mut(channel)
+        {
+            session.outgoing.send();
+        }
+        written
+    }
+
+    /// Aborts the delivery under way on a link, if the window lets us say so; the detach that follows says it too.
+    pub fn abort_delivery(&mut self, channel: Channel, handle: Handle) {
+        let Some(session) = self
+            .session_mut(channel)
+            .filter(|session| session.outgoing.is_open())
+        else {
+            return;
+        };
+        session.outgoing.send();
+        self.emit(|out| originate::write_abort(out, channel, handle));
+    }
+
+    /// Sends the other peer's disposition with ids of this session.
+    pub fn relay_disposition(
+        &mut self,
+        channel: Channel,
+        role: Role,
+        first: DeliveryId,
+        last: DeliveryId,
+        tail: Tail<'_>,
+    ) {
+        self.emit(|out| relay::write_disposition(out, channel, role, first, last, tail));
+    }
+
+    /// Settles deliveries with a state of ours.
+    pub fn settle(
+        &mut self,
+        channel: Channel,
+        role: Role,
+        first: DeliveryId,
+        last: DeliveryId,
+        state: fn(&mut Writer<'_>),
+    ) {
+        self.emit(|out| originate::write_disposition(out, channel, role, first, last, state));
+    }
+
+    /// Closes the connection and waits for the peer's Close until [`limits::CLOSE_TIMEOUT`].
+    pub fn close(&mut self, error: Option<&AmqpError>, now: Instant) {
+        if matches!(self.phase, Phase::CloseSent { .. } | Phase::Over) {
+            return;
+        }
+        if !self.speaks_amqp() {
+            self.phase = Phase::Over;
+            return;
+        }
+        self.write_open_and_close(error);
+        self.phase = Phase::CloseSent {
+            deadline: now + limits::CLOSE_TIMEOUT,
+        };
+    }
+
+    /// Ends the connection over an error: says so if the peer can understand it, and does not wait.
+    pub fn fail(&mut self, error: &ConnectionError) {
+        let close = AmqpError::new(error.condition(), error.to_string());
+        match error {
+            ConnectionError::UnknownProtocol(_) if self.phase == Phase::Header => {
+                // AMQP 1.0 part 2, §2.2: a header that we speak, and the end. qdrouterd 1.19 adds an open and a close,
+                // which a peer of another protocol cannot read either.
+                self.emit(|out| out.extend_from_slice(&ProtocolHeader::Amqp.bytes()));
+            }
+            ConnectionError::HandshakeTimeout | ConnectionError::ProtocolMismatch(_) => {}
+            // What it has not read so far it will not read now.
+            ConnectionError::NotReading(_) => self.outbox.clear(),
+            _ if self.speaks_amqp() && !matches!(self.phase, Phase::CloseSent { .. } | Phase::Over) => {
+                self.write_open_and_close(Some(&close));
+            }
+            _ => {}
+        }
+        self.phase = Phase::Over;
+    }
+
+    pub(super) fn write_open_and_close(&mut self, error: Option<&AmqpError>) {
+        if !self.open_sent {
+            self.send_open();
+        }
+        let error = error.map(AmqpError::encode);
+        self.emit(|out| originate::write_close(out, error.as_deref()));
+    }
+
+    /// Our AMQP header is out.
+    const fn speaks_amqp(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::AmqpHeader | Phase::Open | Phase::Opened | Phase::CloseSent { .. }
+        )
+    }
+
+    /// Appends to the outbox, and shows what was appended if anybody wants to see it.
+    #[inline]
+    pub(super) fn emit(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        self.emit_with(write);
+    }
+
+    #[inline]
+    fn emit_with<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        let out = self.outbox.tail();
+        let start = out.len();
+        let result = write(out);
+        if trace::is_enabled() {
+            trace::sent(self.number, out.get(start..).unwrap_or_default());
+        }
+        result
+    }
+
+    /// What waits for the transport.
+    pub const fn outbox(&self) -> &ByteQueue {
+        &self.outbox
+    }
+
+    /// The transport took `count` bytes.
+    pub fn transmitted(&mut self, count: usize, now: Instant) {
+        self.outbox.consume(count);
+        self.last_output = now;
+    }
+}

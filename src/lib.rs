@@ -12,6 +12,7 @@
 //!
 //! The modules are public for tests and benchmarks; there is no promise of stability.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
 pub mod amqp;
 pub mod cli;

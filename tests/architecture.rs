@@ -93,7 +93,7 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 fn breaches_of(name: &str, source: &str) -> Vec<String> {
     let mut breaches = Vec::new();
     let lines = source.lines().count();
-    if lines > MAX_LINES {
+    if lines > MAX_LINES && name.starts_with("src/") {
         breaches.push(format!("{name}: {lines} lines, {MAX_LINES} at most"));
     }
     let stem = Path::new(name).file_stem().unwrap_or_default().to_string_lossy();
@@ -440,7 +440,7 @@ fn breaches_are_found() {
         ),
         ("src/plugins/mod.rs", "", "no room plugins"),
         ("src/amqp/utils.rs", "", "says nothing"),
-        ("tests/sim/main.rs", &"\n".repeat(601), "601 lines"),
+        ("src/amqp/frame.rs", &"\n".repeat(601), "601 lines"),
     ] {
         let breaches = breaches_of(name, source);
         assert!(

@@ -4,6 +4,8 @@
 mod carry;
 #[path = "codec/golden.rs"]
 mod golden;
+#[path = "codec/messages.rs"]
+mod messages;
 #[path = "codec/totality.rs"]
 mod totality;
 #[path = "codec/trace.rs"]

@@ -134,6 +134,7 @@ async fn a_conversation() {
     device.send(&close()).await;
     device.expect(CLOSE).await;
     device.expect_end().await;
+    drop(device);
     gateway.stop().await;
 }
 
@@ -150,6 +151,7 @@ async fn everything_in_one_packet() {
     device.expect(BEGIN).await;
     device.expect(CLOSE).await;
     device.expect_end().await;
+    drop(device);
     gateway.stop().await;
 }
 
@@ -165,6 +167,7 @@ async fn one_byte_at_a_time() {
     device.expect(OPEN).await;
     device.expect(CLOSE).await;
     device.expect_end().await;
+    drop(device);
     gateway.stop().await;
 }
 
@@ -208,6 +211,7 @@ async fn a_device_that_dies_in_the_middle_of_a_frame_is_noticed_at_once() {
         .await
         .expect("the reset went unnoticed");
     device.expect(OPEN).await;
+    drop(device);
     gateway.stop().await;
 }
 
@@ -220,6 +224,7 @@ async fn a_peer_of_another_protocol_is_told_ours() {
     device.send(&[b'x'; 100_000]).await;
     device.expect_header().await;
     device.expect_end().await;
+    drop(device);
     gateway.stop().await;
 }
 
@@ -236,6 +241,7 @@ async fn garbage_is_answered_by_a_close() {
     );
     device.stream.shutdown().await.unwrap();
     device.expect_end().await;
+    drop(device);
     gateway.stop().await;
 }
 

@@ -25,6 +25,7 @@ pub mod display;
 pub mod fields;
 pub mod frame;
 pub mod header;
+pub mod message;
 pub mod originate;
 pub mod performative;
 pub mod reader;

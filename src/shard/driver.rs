@@ -355,3 +355,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    /// Thousands of idle devices are the rule; Tokio's own record of a task and a socket is on top of this.
+    #[test]
+    fn an_idle_connection_is_small() {
+        assert!(
+            size_of::<Driver<TcpStream>>() <= 128,
+            "{}",
+            size_of::<Driver<TcpStream>>()
+        );
+    }
+}

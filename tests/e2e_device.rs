@@ -422,11 +422,17 @@ async fn delivery_half_received_when_the_hub_is_lost_never_looks_complete() -> R
         Performative::Transfer(transfer) => Some(transfer),
         _ => None,
     };
+    let begun = Instant::now();
     for _ in 0..2 {
         ensure(device.expect("a transfer", transferred).await?.more, || {
             "all in two frames".to_owned()
         })?;
     }
+    // What fits into the device's window is sent when it is there, though the rest of its delivery waits.
+    let taken = begun.elapsed();
+    ensure(taken < Duration::from_secs(5), || {
+        format!("the first two transfers took {taken:?}")
+    })?;
     gateway.hub.stop().await?;
     // From here on there is room again for whatever the router has to say.
     device.send(Performative::Flow(Flow {
@@ -454,4 +460,89 @@ async fn delivery_half_received_when_the_hub_is_lost_never_looks_complete() -> R
     drop(device);
     gateway.stop().await?;
     Ok(())
+}
+
+#[tokio::test]
+async fn session_windows_of_a_few_frames_carry_large_messages_both_ways() -> Result<(), Failure> {
+    const SIZE: usize = 40_000;
+    let mut settings = article::hub_settings();
+    settings.incoming_window = 3;
+    let gateway = Gateway::to_iot_hub(settings).await?;
+    prepare(&gateway, Some(&"blink".repeat(SIZE / 5))).await?;
+    let address = gateway.daemon()?.address();
+    let begin = Begin {
+        incoming_window: 1,
+        ..raw::begin(0)
+    };
+    let mut device = RawDevice::begin(address, raw::open("netduino", 1_024), begin).await?;
+    device.send(Performative::Attach(raw::attach(
+        "receive-link",
+        0,
+        Role::Receiver,
+        &device_bound(),
+    )))?;
+    device.send(Performative::Flow(Flow {
+        incoming_window: 1,
+        ..raw::credit(0, 1, 0, 0)
+    }))?;
+    let mut received = Vec::new();
+    for count in 1.. {
+        let transferred = |performative, payload| match performative {
+            Performative::Transfer(transfer) => Some((transfer.more, payload)),
+            _ => None,
+        };
+        let (more, payload) = device.expect_with_payload("a transfer", transferred).await?;
+        received.extend_from_slice(&payload);
+        if !more {
+            break;
+        }
+        // The window is opened by one frame at a time.
+        device.send(Performative::Flow(Flow {
+            next_incoming_id: Some(count),
+            incoming_window: 1,
+            handle: None,
+            delivery_count: None,
+            link_credit: None,
+            ..raw::credit(0, 0, 0, 0)
+        }))?;
+    }
+    let command = message::body_of(&message::decode(&received)?);
+    ensure(command == "blink".repeat(SIZE / 5).into_bytes(), || {
+        format!("{} bytes", command.len())
+    })?;
+
+    device.send(Performative::Attach(raw::attach(
+        "send-link",
+        1,
+        Role::Sender,
+        &events(),
+    )))?;
+    credited(&mut device, 1).await?;
+    let sent = message::encode(&message::data(vec![5; SIZE]));
+    for id in 0..3 {
+        let chunks: Vec<&[u8]> = sent.chunks(900).collect();
+        for (number, chunk) in chunks.iter().enumerate() {
+            let more = number + 1 < chunks.len();
+            let first = raw::transfer(1, id, &id.to_be_bytes());
+            let transfer = match number {
+                0 => Transfer { more, ..first },
+                _ => Transfer {
+                    more,
+                    delivery_id: None,
+                    delivery_tag: None,
+                    message_format: None,
+                    ..first
+                },
+            };
+            device.transfer(transfer, chunk)?;
+        }
+        let disposition = device.expect("the outcome", outcome_of).await?;
+        ensure_eq("the delivery", disposition.first, id)?;
+    }
+    let telemetry = gateway.hub.journal().select(|observed| match observed {
+        Observed::Telemetry(delivery) => Some(delivery.payload == sent),
+        _ => None,
+    });
+    ensure_eq("whether each is unchanged", telemetry, vec![true; 3])?;
+    finish(gateway, vec![device]).await
 }

@@ -1,0 +1,9 @@
+//! The router without a socket: scripted devices and a scripted hub that speak raw frames, on a clock of their own.
+//!
+//! `scenarios_*` are named cases; `back_pressure` measures what is held; `simulation` runs seeded random schedules
+//! (`LINKROUTERD_SEED=n` replays one, `LINKROUTERD_SCHEDULES=n` changes their number).
+
+mod peer;
+mod scenarios_attach;
+mod wire;
+mod world;

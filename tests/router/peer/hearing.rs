@@ -1,0 +1,260 @@
+//! What a peer does with the frames of a session, and what it holds the router to: windows, credit, ids without a gap,
+//! nothing on a link behind its detach.
+
+use linkrouterd::amqp::value::Value;
+
+use super::{Delivery, Peer};
+use crate::wire::{self, Frame, state_code};
+
+impl Peer {
+    pub(super) fn hear_on_session(&mut self, frame: Frame) {
+        let container = self.container.clone();
+        let Some(&channel) = self.channels.get(&frame.channel) else {
+            // Only what crossed our End may come for a session that is gone.
+            panic!("{container}: {frame:?} on a channel that is not in use");
+        };
+        let end_sent = self.session(channel).end_sent;
+        if end_sent && frame.code != wire::END {
+            return;
+        }
+        match frame.code {
+            wire::ATTACH => self.hear_attach(channel, &frame),
+            wire::FLOW => self.hear_flow(channel, &frame),
+            wire::TRANSFER => self.hear_transfer(channel, &frame),
+            wire::DISPOSITION => self.hear_disposition(channel, &frame),
+            wire::DETACH => self.hear_detach(channel, &frame),
+            wire::END => {
+                self.channels.remove(&frame.channel);
+                if end_sent {
+                    self.sessions.remove(&channel);
+                } else if self.auto.end {
+                    self.end(channel, Value::Null);
+                    self.sessions.remove(&channel);
+                }
+            }
+            other => panic!("{container}: {other:#x} is no frame of a session"),
+        }
+    }
+
+    fn hear_attach(&mut self, channel: u16, frame: &Frame) {
+        let name = frame.text(0).expect("a name").to_owned();
+        let theirs = frame.uint(1).expect("a handle");
+        let is_sender = frame.flag(2);
+        let session = self.session(channel);
+        assert!(
+            !session.handles.contains_key(&theirs),
+            "handle {theirs} twice: {frame:?}"
+        );
+        let waits =
+            |link: &super::Link| link.name == name && link.is_sender == is_sender && link.remote.is_none();
+        // Answers come in the order of the attaches, and a test gives its handles out in that order.
+        if let Some((&handle, link)) = session.links.iter_mut().find(|(_, link)| waits(link)) {
+            link.remote = Some(theirs);
+            session.handles.insert(theirs, handle);
+            if link.is_sender {
+                return;
+            }
+            link.delivery_count = frame.uint(9).unwrap_or(0);
+            return;
+        }
+        if !self.auto.attach {
+            return;
+        }
+        let handle = self.free_handle(channel);
+        self.answer_attach(frame, channel, handle);
+    }
+
+    fn free_handle(&mut self, channel: u16) -> u32 {
+        let session = self.session(channel);
+        (5..)
+            .find(|handle| !session.links.contains_key(handle))
+            .expect("a free handle")
+    }
+
+    /// Answers an attach: what the router asked for is what it gets.
+    pub(crate) fn answer_attach(&mut self, frame: &Frame, channel: u16, handle: u32) {
+        let name = frame.text(0).expect("a name");
+        let theirs = frame.uint(1).expect("a handle");
+        let is_sender = frame.flag(2);
+        self.attach_with(
+            channel,
+            handle,
+            name,
+            is_sender,
+            frame.field(5).clone(),
+            frame.field(6).clone(),
+        );
+        let session = self.session(channel);
+        session.handles.insert(theirs, handle);
+        let link = session.links.get_mut(&handle).expect("just made");
+        link.remote = Some(theirs);
+        if !is_sender {
+            link.delivery_count = frame.uint(9).unwrap_or(0);
+            if self.auto.credit > 0 {
+                let credit = self.auto.credit;
+                self.grant(channel, handle, credit);
+            }
+        }
+    }
+
+    fn hear_flow(&mut self, channel: u16, frame: &Frame) {
+        let container = self.container.clone();
+        let (first, announced) = (self.announces.first_transfer_id, frame.uint(1).expect("a window"));
+        let session = self.session(channel);
+        let seen = session.next_outgoing.wrapping_sub(frame.uint(0).unwrap_or(first));
+        assert!(
+            seen < 0x8000_0000,
+            "{container}: the router counts frames that were not sent: {frame:?}"
+        );
+        session.outgoing_window = announced.saturating_sub(seen);
+        let Some(theirs) = frame.uint(4) else {
+            self.push_out(channel);
+            return;
+        };
+        let handle = *session
+            .handles
+            .get(&theirs)
+            .unwrap_or_else(|| panic!("{container}: {frame:?}"));
+        let link = session.links.get_mut(&handle).expect("a link");
+        if link.is_sender {
+            let (credit, count) = (frame.uint(6).unwrap_or(0), frame.uint(5).unwrap_or(0));
+            link.credit = count.wrapping_add(credit).wrapping_sub(link.delivery_count);
+            if link.credit > 0x8000_0000 {
+                link.credit = 0;
+            }
+            let drain = frame.flag(8);
+            link.drain = drain;
+            self.push_out(channel);
+            let link = self.link(channel, handle);
+            if drain && link.queue.is_empty() && link.credit > 0 {
+                link.delivery_count = link.delivery_count.wrapping_add(link.credit);
+                link.credit = 0;
+                self.flow(channel, Some(handle), true, false);
+            } else if frame.flag(9) {
+                self.flow(channel, Some(handle), drain, false);
+            }
+        } else {
+            let count = frame.uint(5).expect("a sender's delivery-count");
+            let link = session.links.get_mut(&handle).expect("a link");
+            let used = count.wrapping_sub(link.delivery_count);
+            assert!(
+                used <= link.credit,
+                "{container}: {used} credits of {}: {frame:?}",
+                link.credit
+            );
+            link.credit -= used;
+            link.delivery_count = count;
+        }
+    }
+
+    fn hear_transfer(&mut self, channel: u16, frame: &Frame) {
+        let container = self.container.clone();
+        let (auto, window) = (self.auto, self.announces.window);
+        let session = self.session(channel);
+        session.incoming_window = session
+            .incoming_window
+            .checked_sub(1)
+            .unwrap_or_else(|| panic!("{container}: beyond the session window: {frame:?}"));
+        session.next_incoming = session.next_incoming.map(|id| id.wrapping_add(1));
+        let theirs = frame.uint(0).expect("a handle");
+        let handle = *session
+            .handles
+            .get(&theirs)
+            .unwrap_or_else(|| panic!("{container}: {frame:?}"));
+        let link = session.links.get_mut(&handle).expect("a link");
+        assert!(!link.is_sender, "{container}: {frame:?}");
+        assert!(link.detached.is_none(), "{container}: behind a detach: {frame:?}");
+        let (aborted, more) = (frame.flag(9), frame.flag(5));
+        if link.partial.is_none() {
+            let id = frame
+                .uint(1)
+                .unwrap_or_else(|| panic!("{container}: no delivery-id: {frame:?}"));
+            if let Some(expected) = session.expected_delivery {
+                assert_eq!(id, expected, "{container}: a gap in the delivery-ids: {frame:?}");
+            }
+            session.expected_delivery = Some(id.wrapping_add(1));
+            link.credit = link
+                .credit
+                .checked_sub(1)
+                .unwrap_or_else(|| panic!("{container}: without credit: {frame:?}"));
+            link.delivery_count = link.delivery_count.wrapping_add(1);
+            let tag = match frame.field(2) {
+                Value::Binary(tag) => tag.clone(),
+                _ => Vec::new(),
+            };
+            link.partial = Some(Delivery {
+                id,
+                tag,
+                payload: Vec::new(),
+                settled: false,
+                outcome: None,
+            });
+        }
+        let mut delivery = link.partial.take().expect("just made");
+        delivery.payload.extend_from_slice(&frame.payload);
+        delivery.settled |= frame.flag(4);
+        let mut settle = None;
+        if aborted {
+            link.aborted += 1;
+        } else if more {
+            link.partial = Some(delivery);
+        } else {
+            settle = (!delivery.settled && auto.accept).then_some(delivery.id);
+            link.received.push(delivery);
+        }
+        let top_up =
+            (auto.credit > 0 && link.credit <= auto.credit / 2 && !link.detach_sent).then_some(auto.credit);
+        if auto.window && session.incoming_window <= window / 2 {
+            session.incoming_window = window;
+            self.flow(channel, None, false, false);
+        }
+        if let Some(credit) = top_up {
+            self.grant(channel, handle, credit);
+        }
+        if let Some(id) = settle {
+            self.settle(channel, handle, id, wire::ACCEPTED);
+        }
+    }
+
+    fn hear_disposition(&mut self, channel: u16, frame: &Frame) {
+        let is_receiver = frame.flag(0);
+        let first = frame.uint(1).expect("first");
+        let count = frame.uint(2).unwrap_or(first).wrapping_sub(first).wrapping_add(1);
+        assert!(count < 0x8000_0000, "{}: {frame:?}", self.container);
+        let (settled, state) = (frame.flag(3), state_code(frame.field(4)));
+        for link in self.session(channel).links.values_mut() {
+            if link.is_sender == is_receiver && is_receiver {
+                let ids: Vec<u32> = link
+                    .unsettled
+                    .keys()
+                    .copied()
+                    .filter(|id| id.wrapping_sub(first) < count)
+                    .collect();
+                for id in ids.into_iter().filter(|_| settled) {
+                    let number = link.unsettled.remove(&id).expect("just seen");
+                    link.settled.push((number, state));
+                }
+            } else if !is_receiver && !link.is_sender && settled {
+                for delivery in &mut link.received {
+                    delivery.settled |= delivery.id.wrapping_sub(first) < count;
+                }
+            }
+        }
+    }
+
+    fn hear_detach(&mut self, channel: u16, frame: &Frame) {
+        let container = self.container.clone();
+        let theirs = frame.uint(0).expect("a handle");
+        let auto = self.auto.detach;
+        let session = self.session(channel);
+        let handle = session
+            .handles
+            .remove(&theirs)
+            .unwrap_or_else(|| panic!("{container}: detached twice: {frame:?}"));
+        let link = session.links.get_mut(&handle).expect("a link");
+        link.detached = Some(frame.field(2).clone());
+        if auto && !link.detach_sent {
+            self.detach(channel, handle, frame.flag(1), Value::Null);
+        }
+    }
+}

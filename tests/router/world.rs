@@ -1,0 +1,390 @@
+//! One router, its peers, and a clock that only a test moves. Plays the driver's part, no more eagerly than a real one:
+//! a connection is looked at when the router says so or when its own transport moved, never otherwise.
+
+use std::time::{Duration, Instant};
+
+use linkrouterd::router::settings::{
+    ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, ListenerId,
+    ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
+};
+use linkrouterd::router::{Action, Router, TransportInfo, TransportState};
+
+use crate::peer::{Announces, Auto, Kind, Peer};
+
+/// A small generator, so that a seed replays a run.
+#[derive(Clone, Debug)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        // Neighbouring seeds must not begin alike.
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0xd1b5_4a32_d192_ed03)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % bound.max(1) as u64).expect("below a usize")
+    }
+
+    pub(crate) fn one_in(&mut self, count: usize) -> bool {
+        self.below(count) == 0
+    }
+}
+
+/// How much of a stream crosses at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Chunks {
+    One,
+    Whole,
+    Random,
+}
+
+/// A peer's place in [`World::peers`].
+pub(crate) type PeerId = usize;
+
+/// The transport of a peer, as its driver knows it.
+#[derive(Debug)]
+pub(crate) struct Transport {
+    pub(crate) peer: Peer,
+    /// Takes what the router writes.
+    pub(crate) reads: bool,
+    /// What it says reaches the router.
+    pub(crate) speaks: bool,
+    /// The router has said that it must not be read, and will wake us.
+    is_paused: bool,
+    /// The router, or the transport, has given a reason to look.
+    wants_turn: bool,
+}
+
+impl Transport {
+    pub(crate) fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) router: Router,
+    pub(crate) now: Instant,
+    pub(crate) peers: Vec<Transport>,
+    pub(crate) chunks: Chunks,
+    pub(crate) random: Random,
+    /// Dials that nobody has answered.
+    pub(crate) dials: Vec<ConnectorId>,
+    /// What the hub is like when a dial is answered by itself; `None` leaves dials to the test.
+    pub(crate) hub: Option<(Auto, Announces)>,
+    pub(crate) hubs_made: usize,
+    pub(crate) keeps_logs: bool,
+}
+
+pub(crate) const DEVICE_AUTO: Auto = Auto {
+    begin: false,
+    attach: false,
+    detach: true,
+    end: true,
+    close: true,
+    window: true,
+    credit: 0,
+    accept: false,
+};
+
+pub(crate) const HUB_AUTO: Auto = Auto {
+    begin: true,
+    attach: true,
+    detach: true,
+    end: true,
+    close: true,
+    window: true,
+    credit: 0,
+    accept: false,
+};
+
+pub(crate) fn settings() -> RouterSettings {
+    let limits = PeerLimits {
+        max_frame_size: 16384,
+        channel_max: 1023,
+        incoming_window: None,
+        idle_timeout: None,
+    };
+    RouterSettings {
+        container_id: "router".into(),
+        listeners: vec![ListenerSettings {
+            name: "devices".into(),
+            address: "127.0.0.1:5672".into(),
+            limits,
+            handshake_timeout: Duration::from_secs(10),
+            sasl_mechanisms: vec!["ANONYMOUS".into()],
+        }],
+        connectors: vec![ConnectorSettings {
+            name: "HUB".into(),
+            address: "hub.example:5671".into(),
+            hostname: "hub.example".into(),
+            role: ConnectorRole::OnDemand,
+            role_name: "on-demand".into(),
+            limits: PeerLimits {
+                max_frame_size: 65536,
+                channel_max: 32767,
+                ..limits
+            },
+            sasl_mechanisms: Vec::new(),
+            sasl_username: None,
+            sasl_password: None,
+            has_client_certificate: false,
+            dial_timeout: Duration::from_secs(30),
+        }],
+        routes: [Direction::In, Direction::Out]
+            .into_iter()
+            .map(|direction| RouteSettings {
+                name: format!("devices {direction:?}"),
+                matcher: Matcher::Prefix("devices/".into()),
+                direction,
+                destination: Destination::Connection("HUB".into()),
+            })
+            .collect(),
+        max_connections: 1000,
+        error_conditions: ErrorConditions::Amqp,
+        attach_timeout: Duration::from_secs(15),
+        linger: Duration::from_secs(60),
+    }
+}
+
+impl World {
+    pub(crate) fn new(settings: RouterSettings) -> Self {
+        let now = Instant::now();
+        World {
+            router: Router::new(settings, now),
+            now,
+            peers: Vec::new(),
+            chunks: Chunks::Whole,
+            random: Random::new(1),
+            dials: Vec::new(),
+            hub: Some((HUB_AUTO, Announces::default())),
+            hubs_made: 0,
+            keeps_logs: true,
+        }
+    }
+
+    /// A device that has connected; nothing said yet.
+    pub(crate) fn connect(&mut self, container: &str, auto: Auto, announces: Announces) -> Option<PeerId> {
+        let info = TransportInfo {
+            peer: container.into(),
+            tls: None,
+        };
+        let key = self.router.accepted(ListenerId(0), info, self.now)?;
+        let mut peer = Peer::new(Kind::Device, container, auto, announces);
+        peer.key = Some(key);
+        Some(self.add(peer))
+    }
+
+    /// A device with an open connection and a session on channel 0.
+    pub(crate) fn device(&mut self, container: &str) -> PeerId {
+        self.device_with(container, DEVICE_AUTO, Announces::default())
+    }
+
+    pub(crate) fn device_with(&mut self, container: &str, auto: Auto, announces: Announces) -> PeerId {
+        let id = self
+            .connect(container, auto, announces)
+            .expect("room for a device");
+        self.peer(id).open();
+        self.peer(id).begin(0);
+        self.run();
+        id
+    }
+
+    fn add(&mut self, mut peer: Peer) -> PeerId {
+        peer.keeps_log = self.keeps_logs;
+        self.peers.push(Transport {
+            peer,
+            reads: true,
+            speaks: true,
+            is_paused: false,
+            wants_turn: true,
+        });
+        self.peers.len() - 1
+    }
+
+    pub(crate) fn peer(&mut self, id: PeerId) -> &mut Peer {
+        &mut self.peers.get_mut(id).expect("a peer").peer
+    }
+
+    /// The hub of the youngest dial.
+    pub(crate) fn hub_id(&self) -> PeerId {
+        self.peers
+            .iter()
+            .rposition(|transport| transport.peer.kind == Kind::Hub)
+            .expect("a hub")
+    }
+
+    pub(crate) fn hub(&mut self) -> &mut Peer {
+        let id = self.hub_id();
+        self.peer(id)
+    }
+
+    pub(crate) fn is_alive(&self, id: PeerId) -> bool {
+        self.peers
+            .get(id)
+            .is_some_and(|transport| transport.peer.key.is_some())
+    }
+
+    /// Whether the router has been told to be deaf to this peer.
+    pub(crate) fn is_paused(&self, id: PeerId) -> bool {
+        self.peers.get(id).expect("a peer").is_paused()
+    }
+
+    pub(crate) fn set_reads(&mut self, id: PeerId, reads: bool) {
+        let transport = self.peers.get_mut(id).expect("a peer");
+        transport.reads = reads;
+        transport.wants_turn |= reads;
+    }
+
+    pub(crate) fn set_speaks(&mut self, id: PeerId, speaks: bool) {
+        self.peers.get_mut(id).expect("a peer").speaks = speaks;
+    }
+
+    /// Answers the oldest dial with a hub.
+    pub(crate) fn answer_dial(&mut self, auto: Auto, announces: Announces) -> PeerId {
+        let connector = self.dials.remove(0);
+        self.hubs_made += 1;
+        let mut peer = Peer::new(Kind::Hub, "hub", auto, announces);
+        let info = TransportInfo {
+            peer: "hub".into(),
+            tls: Some("TLSv1.3".into()),
+        };
+        peer.key = self.router.dialed(connector, info, self.now);
+        assert!(peer.key.is_some(), "a dial that the router asked for");
+        self.add(peer)
+    }
+
+    pub(crate) fn fail_dial(&mut self) {
+        let connector = self.dials.remove(0);
+        self.router.dial_failed(connector, "Connection refused", self.now);
+    }
+
+    /// The transport of a peer breaks.
+    pub(crate) fn lose(&mut self, id: PeerId) {
+        if let Some(key) = self.peer(id).key.take() {
+            self.router
+                .transport_lost(key, "Connection reset by peer", self.now);
+        }
+    }
+
+    /// The peer shuts its sending side down.
+    pub(crate) fn end_of_stream(&mut self, id: PeerId) {
+        if let Some(key) = self.peer(id).key.take() {
+            self.router.handle_eof(key, self.now);
+        }
+    }
+
+    /// Until nothing moves any more.
+    pub(crate) fn run(&mut self) {
+        while self.step() {}
+    }
+
+    /// One turn of one connection that has a reason for it; `false` when there is none.
+    pub(crate) fn step(&mut self) -> bool {
+        self.take_actions();
+        if let (Some((auto, announces)), false) = (self.hub, self.dials.is_empty()) {
+            self.answer_dial(auto, announces);
+            self.take_actions();
+        }
+        let ready: Vec<PeerId> = (0..self.peers.len()).filter(|&id| self.is_ready(id)).collect();
+        let Some(&id) = ready.get(self.random.below(ready.len())) else {
+            return false;
+        };
+        self.turn(id);
+        self.take_actions();
+        true
+    }
+
+    fn is_ready(&self, id: PeerId) -> bool {
+        let transport = self.peers.get(id).expect("a peer");
+        let has_input = transport.speaks && !transport.peer.out.is_empty() && !transport.is_paused;
+        transport.peer.key.is_some() && (transport.wants_turn || has_input)
+    }
+
+    fn take_actions(&mut self) {
+        while let Some(action) = self.router.poll_action() {
+            match action {
+                Action::Dial(connector) => self.dials.push(connector),
+                Action::Wake(key) => {
+                    let woken = self.peers.iter_mut().find(|t| t.peer.key == Some(key));
+                    if let Some(transport) = woken {
+                        transport.wants_turn = true;
+                    }
+                }
+            }
+        }
+    }
+
+    fn chunk(&mut self, available: usize) -> usize {
+        match self.chunks {
+            Chunks::One => 1,
+            Chunks::Whole => available.min(64 * 1024),
+            Chunks::Random => {
+                let most = [1, 9, 100, 5000, 65536].get(self.random.below(5)).copied();
+                1 + self.random.below(available.min(most.unwrap_or(1)))
+            }
+        }
+    }
+
+    fn turn(&mut self, id: PeerId) {
+        let now = self.now;
+        let (key, reads, speaks) = {
+            let transport = self.peers.get_mut(id).expect("a peer");
+            transport.wants_turn = false;
+            (
+                transport.peer.key.expect("alive"),
+                transport.reads,
+                transport.speaks,
+            )
+        };
+        let waiting = self.router.transmit(key).len();
+        if reads && waiting > 0 {
+            let count = self.chunk(waiting);
+            let bytes = self.router.transmit(key).get(..count).expect("a part").to_vec();
+            self.router.transmitted(key, count, now);
+            let transport = self.peers.get_mut(id).expect("a peer");
+            transport.wants_turn = true;
+            transport.peer.hear(&bytes);
+        }
+        match self.router.transport_state(key) {
+            TransportState::Open => {}
+            TransportState::CloseWhenFlushed if !self.router.transmit(key).is_empty() => return,
+            TransportState::CloseWhenFlushed => {
+                self.router.transport_lost(key, "closed", now);
+                self.peer(id).key = None;
+                return;
+            }
+            TransportState::Abort => {
+                self.peer(id).key = None;
+                return;
+            }
+        }
+        let may_read = self.router.may_read(key);
+        self.peers.get_mut(id).expect("a peer").is_paused = !may_read;
+        let available = self.peer(id).out.len();
+        if may_read && speaks && available > 0 {
+            let count = self.chunk(available);
+            let bytes: Vec<u8> = self.peer(id).out.drain(..count).collect();
+            self.router.handle_input(key, &bytes, now);
+            self.peers.get_mut(id).expect("a peer").wants_turn = true;
+        }
+    }
+
+    /// Moves the clock, stopping at each of the router's deadlines.
+    pub(crate) fn advance(&mut self, by: Duration) {
+        let end = self.now + by;
+        while let Some(next) = self.router.poll_timeout().filter(|&next| next <= end) {
+            self.now = self.now.max(next);
+            self.router.handle_timeout(self.now);
+            self.run();
+        }
+        self.now = end;
+    }
+}

@@ -177,7 +177,11 @@ impl Connection {
 
     /// Sends a link's flow with the other peer's link fields, or a flow of the session alone.
     pub fn send_flow(&mut self, channel: Channel, link: Option<(Handle, Tail<'_>)>) {
-        let Some(flow) = self.session(channel).map(Session::flow) else {
+        let Some(flow) = self
+            .session(channel)
+            .filter(|session| session.state != SessionState::EndSent)
+            .map(Session::flow)
+        else {
             return;
         };
         self.emit(|out| relay::write_flow(out, channel, flow, link));

@@ -220,6 +220,9 @@ impl Router {
             }
         }
         let is_empty = entries.is_empty();
+        if is_empty {
+            bodies.release_memory();
+        }
         let held = u32::try_from(entries.len()).unwrap_or(u32::MAX);
         if let Some(pair) = self.session_pairs.get_mut(index(number)) {
             let lane = pair.lane_mut(way);

@@ -5,5 +5,6 @@
 
 mod peer;
 mod scenarios_attach;
+mod scenarios_detach;
 mod wire;
 mod world;

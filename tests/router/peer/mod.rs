@@ -478,7 +478,7 @@ impl Peer {
     pub(crate) fn next(&mut self) -> Option<Frame> {
         while let Some(frame) = self.log.get(self.looked) {
             self.looked += 1;
-            if frame.code != wire::EMPTY {
+            if frame.code != wire::EMPTY && frame.code < wire::SASL_MECHANISMS {
                 return Some(frame.clone());
             }
         }
@@ -491,6 +491,18 @@ impl Peer {
         match self.next() {
             Some(frame) if frame.code == code => frame,
             other => panic!("{}: expected {code:#x}, got {other:?}", self.container),
+        }
+    }
+
+    /// The next frame that is no flow, which must be of this kind.
+    #[track_caller]
+    pub(crate) fn expect_past_flows(&mut self, code: u64) -> Frame {
+        loop {
+            match self.next() {
+                Some(frame) if frame.code == wire::FLOW => {}
+                Some(frame) if frame.code == code => return frame,
+                other => panic!("{}: expected {code:#x}, got {other:?}", self.container),
+            }
         }
     }
 

@@ -6,5 +6,6 @@
 mod peer;
 mod scenarios_attach;
 mod scenarios_detach;
+mod simulation;
 mod wire;
 mod world;

@@ -6,6 +6,9 @@
 mod peer;
 mod scenarios_attach;
 mod scenarios_detach;
+mod scenarios_loss;
+mod scenarios_transfer;
 mod simulation;
+mod tunnel;
 mod wire;
 mod world;

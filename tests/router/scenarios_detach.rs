@@ -5,70 +5,23 @@ use std::time::Duration;
 use linkrouterd::amqp::value::Value;
 
 use crate::peer::Announces;
+use crate::tunnel::{UP, tunnel, tunnel_with};
 use crate::wire::{self, condition, error, string, symbol};
-use crate::world::{DEVICE_AUTO, HUB_AUTO, PeerId, World, settings};
-
-const UP: &str = "/devices/d1/messages/events";
-const DOWN: &str = "/devices/d1/messages/deviceBound";
-
-/// A device with a sender `up` (handle 0) and a receiver `down` (handle 1), and the hub's ends of them.
-struct Pair {
-    world: World,
-    device: PeerId,
-    hub: PeerId,
-    up: (u16, u32),
-    down: (u16, u32),
-}
-
-fn pair_with(device_window: u32, hub_window: u32) -> Pair {
-    let announce = |window| Announces {
-        window,
-        ..Announces::default()
-    };
-    let mut world = World::new(settings());
-    // No window is refreshed: what is not taken stays with the router.
-    let (mut device_auto, mut hub_auto) = (DEVICE_AUTO, HUB_AUTO);
-    device_auto.window = false;
-    hub_auto.window = false;
-    world.hub = Some((hub_auto, announce(hub_window)));
-    let device = world.device_with("dev", device_auto, announce(device_window));
-    world.peer(device).attach(0, 0, "up", true, UP);
-    world.peer(device).attach(0, 1, "down", false, DOWN);
-    world.run();
-    let hub = world.hub_id();
-    let up = world.peer(hub).find("up@dev", false).expect("a receiver");
-    let down = world.peer(hub).find("down@dev", true).expect("a sender");
-    world.peer(hub).grant(up.0, up.1, 100);
-    world.peer(device).grant(0, 1, 100);
-    world.run();
-    world.peer(device).skip();
-    world.peer(hub).skip();
-    Pair {
-        world,
-        device,
-        hub,
-        up,
-        down,
-    }
-}
-
-fn pair() -> Pair {
-    pair_with(2048, 2048)
-}
+use crate::world::{HUB_AUTO, PeerId, World, settings};
 
 #[test]
 fn closed_or_not_and_the_error_reach_the_other_side_from_both() {
     for closed in [true, false] {
         let info = Value::Map(vec![(symbol("k"), string("v"))]);
         let reason = error("amqp:link:stolen", "because", info);
-        let mut p = pair();
+        let mut p = tunnel();
         p.world.peer(p.device).detach(0, 0, closed, reason.clone());
         p.world.run();
         let seen = p.world.peer(p.hub).expect(wire::DETACH);
         assert_eq!((seen.flag(1), seen.field(2)), (closed, &reason));
         assert_eq!(p.world.peer(p.device).expect(wire::DETACH).flag(1), closed);
 
-        let mut p = pair();
+        let mut p = tunnel();
         p.world.peer(p.hub).detach(p.up.0, p.up.1, closed, reason.clone());
         p.world.run();
         let seen = p.world.peer(p.device).expect(wire::DETACH);
@@ -80,7 +33,7 @@ fn closed_or_not_and_the_error_reach_the_other_side_from_both() {
 
 #[test]
 fn a_close_in_answer_to_a_detach_is_passed_on_as_a_close() {
-    let mut p = pair();
+    let mut p = tunnel();
     p.world.peer(p.hub).auto.detach = false;
     p.world.peer(p.device).detach(0, 0, false, Value::Null);
     p.world.run();
@@ -94,7 +47,7 @@ fn a_close_in_answer_to_a_detach_is_passed_on_as_a_close() {
 
 #[test]
 fn crossing_detaches_are_answered_once_each() {
-    let mut p = pair();
+    let mut p = tunnel();
     for side in [p.device, p.hub] {
         p.world.peer(side).auto.detach = false;
     }
@@ -111,7 +64,7 @@ fn crossing_detaches_are_answered_once_each() {
 #[test]
 fn a_receiver_that_detaches_while_the_senders_detach_is_parked_is_answered() {
     // Upwards: the hub's window takes one frame, so the second and the device's detach behind it are parked.
-    let mut p = pair_with(2048, 1);
+    let mut p = tunnel_with(2048, 1);
     for side in [p.device, p.hub] {
         p.world.peer(side).auto.detach = false;
     }
@@ -128,7 +81,7 @@ fn a_receiver_that_detaches_while_the_senders_detach_is_parked_is_answered() {
     assert_eq!(p.world.router.snapshot().parked_bytes, 0);
 
     // Downwards: the device's window takes one frame.
-    let mut p = pair_with(1, 2048);
+    let mut p = tunnel_with(1, 2048);
     for side in [p.device, p.hub] {
         p.world.peer(side).auto.detach = false;
     }
@@ -147,7 +100,7 @@ fn a_receiver_that_detaches_while_the_senders_detach_is_parked_is_answered() {
 
 #[test]
 fn what_was_sent_before_a_detach_arrives_before_it() {
-    let mut p = pair_with(2048, 1);
+    let mut p = tunnel_with(2048, 1);
     for number in 0..4u8 {
         p.world.peer(p.device).send(0, 0, &[number], false);
     }
@@ -236,7 +189,7 @@ fn a_link_given_up_before_the_answer_is_not_taken_for_its_successor_of_the_same_
 
 #[test]
 fn a_device_attaches_again_by_the_same_name_at_once() {
-    let mut p = pair();
+    let mut p = tunnel();
     p.world.peer(p.device).detach(0, 0, true, Value::Null);
     p.world.peer(p.device).attach(0, 2, "up", true, UP);
     p.world.run();

@@ -327,7 +327,9 @@ impl World {
             Chunks::One => 1,
             Chunks::Whole => available.min(64 * 1024),
             Chunks::Random => {
-                let most = [1, 9, 100, 5000, 65536].get(self.random.below(5)).copied();
+                let most = [3, 50, 1000, 1000, 8000, 65536]
+                    .get(self.random.below(6))
+                    .copied();
                 1 + self.random.below(available.min(most.unwrap_or(1)))
             }
         }

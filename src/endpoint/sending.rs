@@ -261,7 +261,7 @@ impl Connection {
             return;
         }
         if !self.speaks_amqp() {
-            self.phase = Phase::Over;
+            self.finish();
             return;
         }
         self.write_open_and_close(error);
@@ -287,7 +287,7 @@ impl Connection {
             }
             _ => {}
         }
-        self.phase = Phase::Over;
+        self.finish();
     }
 
     pub(super) fn write_open_and_close(&mut self, error: Option<&AmqpError>) {

@@ -363,7 +363,7 @@ fn garbage_of_a_device_costs_its_own_connection_alone() {
     p.world.peer(other).attach(0, 0, "up", true, UP);
     p.world.run();
     p.world.peer(other).skip();
-    p.world.peer(p.device).out.extend([0, 0, 0, 3, 2, 0, 0, 0]);
+    p.world.peer(p.device).out.tail().extend([0, 0, 0, 3, 2, 0, 0, 0]);
     p.world.run();
     let closed = p.world.peer(p.device).closed.clone().expect("closed");
     assert_eq!(condition(&closed), Some("amqp:connection:framing-error"));

@@ -136,6 +136,7 @@ impl Simulation {
         Announces {
             max_frame_size: *[512, 700, 4096, 65536].get(self.random.below(4)).expect("one"),
             idle_time_out: None,
+            channel_max: 8191,
             window: *[1, 2, 5, 2048].get(self.random.below(4)).expect("one"),
             first_transfer_id: first,
             first_delivery_id: first.wrapping_add(u32::try_from(self.random.below(3)).expect("small")),

@@ -373,7 +373,9 @@ impl World {
         let available = self.peer(id).out.len();
         if may_read && speaks && available > 0 {
             let count = self.chunk(available);
-            let bytes: Vec<u8> = self.peer(id).out.drain(..count).collect();
+            let out = &mut self.peer(id).out;
+            let bytes = out.as_slice().get(..count).expect("a part").to_vec();
+            out.consume(count);
             self.router.handle_input(key, &bytes, now);
             self.peers.get_mut(id).expect("a peer").wants_turn = true;
         }

@@ -223,14 +223,12 @@ fn check_reads_the_certificates_too() {
         fs::write(site.config(), config(&ca)).expect("a file");
         let output = site.output(&["--check"]);
         let findings = text(&output.stdout);
-        assert_eq!(output.status.code(), Some(78), "{findings}");
+        // They are read at every dial, and may come later than the daemon.
+        assert_eq!(output.status.code(), Some(0), "{findings}");
         assert!(
-            findings.contains("error: ") && findings.contains(&ca.display().to_string()),
+            findings.contains("warning: ") && findings.contains(&ca.display().to_string()),
             "{findings}"
         );
-        let start = site.output(&[]);
-        assert_eq!(start.status.code(), Some(1), "{}", text(&start.stderr));
-        assert!(text(&start.stderr).contains(&ca.display().to_string()));
     }
 }
 

@@ -14,6 +14,7 @@ use support::article::{self, DEVICE, Secrets};
 use support::device::{self, Begun, Opened, PutToken};
 use support::gateway::Gateway;
 use support::iot_hub::{IotHub, Node, Observed, Order};
+use support::sas::{self, Key};
 use support::{Failure, bounded, daemon, ensure, ensure_eq, message};
 
 fn events() -> String {
@@ -364,4 +365,150 @@ async fn address_without_a_route_is_refused_at_once() -> Result<(), Failure> {
     let (hub, _) = gateway.stop().await?;
     let contacted = hub.journal().select(|_| Some(()));
     ensure_eq("what the hub saw of it", contacted.len(), 0)
+}
+
+#[tokio::test]
+async fn password_of_the_connector_stays_out_of_the_log() -> Result<(), Failure> {
+    let password = article::device_token(DEVICE, &article::device_key());
+    let user = format!("{DEVICE}@sas.article-hub");
+    let gateway = Gateway::to_iot_hub_with(article::hub_settings(), |config| {
+        let plain =
+            format!("saslMechanisms: PLAIN\n    saslUsername: {user}\n    saslPassword: pass:{password}\n");
+        config.replace("sasl-mechanisms: ANONYMOUS\n", &plain)
+    })
+    .await?;
+    gateway.daemon()?;
+    let mut connection = gateway.reach.open("netduino").await?;
+    let mut session = device::begin(&mut connection).await?;
+    // The connector's own right: no token is put.
+    let mut sender = device::sender(&mut session, "send-link", &events()).await?;
+    ensure(
+        bounded("sending", sender.send("with PLAIN"))
+            .await??
+            .is_accepted(),
+        || "not accepted".to_owned(),
+    )?;
+    device::close(connection).await?;
+    gateway.hub.ensure_no_faults()?;
+    let mechanisms = gateway.hub.journal().select(|observed| match observed {
+        Observed::Authenticated { mechanism, .. } => Some(mechanism.clone()),
+        _ => None,
+    });
+    ensure_eq("the SASL mechanism", mechanisms, vec!["PLAIN".to_owned()])?;
+    let secrets = [sas::signature_of(&password)?.to_owned(), password];
+    let (_, log) = gateway.stop().await?;
+    daemon::ensure_none_of(&secrets, &log)
+}
+
+#[tokio::test]
+async fn devices_put_their_tokens_at_once_and_each_gets_its_own_answer() -> Result<(), Failure> {
+    const DEVICES: usize = 30;
+    let name = |number: usize| format!("device{number}");
+    let mut settings = article::hub_settings();
+    for number in 0..DEVICES {
+        settings = settings.with_device(&name(number), Key::from_text(&name(number)));
+    }
+    let gateway = Gateway::to_iot_hub(settings).await?;
+    let mut running = Vec::new();
+    for number in 0..DEVICES {
+        let reach = gateway.reach.clone();
+        running.push(tokio::spawn(async move {
+            let mut connection = reach.open("netduino").await?;
+            // Every third device has a wrong key, and the same message-id as all others.
+            let key = if number % 3 == 0 {
+                Key::from_text("wrong")
+            } else {
+                Key::from_text(&name(number))
+            };
+            let token = article::device_token(&name(number), &key);
+            let token_type = "servicebus.windows.net:sastoken";
+            let request = PutToken {
+                token: &token,
+                name: "a name",
+                token_type,
+                message_id: MessageId::Ulong(0),
+            };
+            let granted = device::put_token(&mut connection, request).await?;
+            ensure_eq(
+                "the status",
+                granted.status,
+                if number % 3 == 0 { 401 } else { 200 },
+            )?;
+            if granted.status == 200 {
+                let mut session = device::begin(&mut connection).await?;
+                let address = format!("/devices/{}/messages/events", name(number));
+                let mut sender = device::sender(&mut session, "send-link", &address).await?;
+                let outcome = bounded("sending", sender.send(name(number))).await??;
+                ensure(outcome.is_accepted(), || format!("{outcome:?}"))?;
+                device::close(connection).await?;
+            } else {
+                device::close(connection).await?;
+            }
+            Ok::<_, Failure>(())
+        }));
+    }
+    for device in running {
+        device.await??;
+    }
+    gateway.hub.ensure_no_faults()?;
+    gateway.stop().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn hub_that_falls_silent_is_given_up_after_the_idle_timeout() -> Result<(), Failure> {
+    let mut settings = article::hub_settings();
+    settings.min_idle_time_out = 0;
+    let gateway = Gateway::to_iot_hub_with(settings, |config| {
+        config.replace("idleTimeoutSeconds: 120", "idleTimeoutSeconds: 2")
+    })
+    .await?;
+    gateway.daemon()?;
+    let mut connection = authorised_device(&gateway).await?;
+    let mut session = device::begin(&mut connection).await?;
+    let mut sender = device::sender(&mut session, "send-link", &events()).await?;
+    gateway.hub.order(&Order::FallSilent);
+    let text = format!("{:?}", bounded("the detach", sender.on_detach()).await?);
+    ensure(text.contains("DetachForced"), || text)?;
+    // What is silent now is the old connection; the next one is not.
+    put(
+        &mut connection,
+        &article::device_token(DEVICE, &article::device_key()),
+    )
+    .await?;
+    device::close(connection).await?;
+    gateway.hub.ensure_no_faults()?;
+    gateway.stop().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn hub_is_kept_awake_by_heartbeats() -> Result<(), Failure> {
+    let mut settings = article::hub_settings();
+    settings.idle_time_out = 1_000;
+    let gateway = Gateway::to_iot_hub(settings).await?;
+    gateway.daemon()?;
+    let mut connection = authorised_device(&gateway).await?;
+    let mut session = device::begin(&mut connection).await?;
+    let mut sender = device::sender(&mut session, "send-link", &events()).await?;
+    gateway
+        .hub
+        .journal()
+        .find_all("heartbeats", 5, |observed| {
+            matches!(observed, Observed::Heartbeat { .. }).then_some(())
+        })
+        .await?;
+    ensure(
+        bounded("sending", sender.send("still")).await??.is_accepted(),
+        || "not accepted".to_owned(),
+    )?;
+    device::close(connection).await?;
+    gateway.hub.ensure_no_faults()?;
+    let lost = gateway
+        .hub
+        .journal()
+        .select(|observed| matches!(observed, Observed::Lost { .. }).then_some(()));
+    ensure_eq("connections that the hub gave up", lost.len(), 0)?;
+    gateway.stop().await?;
+    Ok(())
 }

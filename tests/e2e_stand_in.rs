@@ -4,16 +4,17 @@ mod support;
 
 use fe2o3_amqp::link::SenderAttachError;
 use fe2o3_amqp::types::definitions::{Fields, Handle, Role};
-use fe2o3_amqp::types::messaging::MessageId;
 use fe2o3_amqp::types::messaging::annotations::OwnedKey;
+use fe2o3_amqp::types::messaging::{AmqpValue, Body, MessageId, Properties};
 use fe2o3_amqp::types::performatives::{Attach, Open, Performative, Transfer};
-use fe2o3_amqp::types::primitives::{Array, Symbol, Uuid, Value};
+use fe2o3_amqp::types::primitives::{Array, SimpleValue, Symbol, Uuid, Value};
 use fe2o3_amqp::types::sasl::{SaslCode, SaslInit, SaslMechanisms, SaslOutcome};
-use fe2o3_amqp::{Connection, Sender};
+use fe2o3_amqp::{Connection, Receiver, Sender};
 use serde_bytes::ByteBuf;
 use support::article::{self, DEVICE, HUB};
 use support::certificates::{Authority, Validity};
 use support::device::{self, Granted, Opened, PutToken, Reach};
+use support::iot_hub::settings::CbsMode;
 use support::iot_hub::{IotHub, Observed, Settings};
 use support::raw::{self, RawDevice};
 use support::sas::{self, Key};
@@ -405,4 +406,58 @@ async fn open_for_another_hub_is_closed() -> Result<(), Failure> {
     let closed = bounded("the close", connection.on_close()).await?;
     let text = format!("{closed:?}");
     ensure(text.contains("iot-hub-not-found-error"), || text)
+}
+
+/// Two `$cbs` pairs on one connection: whether there may be, and which gets the answer to a request of the first.
+#[tokio::test]
+async fn second_cbs_pair_is_treated_as_each_mode_says() -> Result<(), Failure> {
+    for (mode, answered) in [
+        (CbsMode::Refuse, None),
+        (CbsMode::LastWins, Some("second")),
+        (CbsMode::PerSession, Some("first")),
+        (CbsMode::ReplyTo, Some("second")),
+    ] {
+        let mut settings = article::hub_settings();
+        settings.cbs_mode = mode;
+        let (hub, reach) = hub_with_tls(settings).await?;
+        let mut connection = reach.open("device").await?;
+        let mut first = device::begin(&mut connection).await?;
+        let mut sender = device::sender(&mut first, "requests", "$cbs").await?;
+        let mut receivers = vec![device::receiver(&mut first, "first", "$cbs").await?];
+        let mut second = device::begin(&mut connection).await?;
+        let attached = bounded("an attach", Receiver::attach(&mut second, "second", "$cbs")).await?;
+        let Some(answered) = answered else {
+            let text = format!("{attached:?}");
+            ensure(
+                text.contains("NotAllowed") && text.contains("already been opened"),
+                || text,
+            )?;
+            device::end(second).await?;
+            device::close(connection).await?;
+            continue;
+        };
+        receivers.push(attached?);
+        let properties = Properties {
+            reply_to: Some("second".to_owned()),
+            ..Properties::default()
+        };
+        let body = Body::Value(AmqpValue(Value::String("not a token".to_owned())));
+        let request = message::with_properties(body, properties);
+        ensure(
+            bounded("a request", sender.send(request)).await??.is_accepted(),
+            || "not accepted".to_owned(),
+        )?;
+        for mut receiver in receivers {
+            if receiver.name() == answered {
+                let delivery = device::receive(&mut receiver).await?;
+                let status = message::application_property(delivery.message(), "status-code").cloned();
+                ensure_eq("the status", status, Some(SimpleValue::Int(400)))?;
+            }
+            bounded("closing", receiver.close()).await??;
+        }
+        bounded("closing", sender.close()).await??;
+        device::close(connection).await?;
+        hub.ensure_no_faults()?;
+    }
+    Ok(())
 }

@@ -5,13 +5,15 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use fe2o3_amqp::types::definitions::ReceiverSettleMode;
+use fe2o3_amqp::types::definitions::{Handle, ReceiverSettleMode, Role};
 use fe2o3_amqp::types::messaging::{Body, Outcome};
+use fe2o3_amqp::types::performatives::Performative;
 use fe2o3_amqp::types::primitives::Value;
 use fe2o3_amqp::{Receiver, Sender};
 use support::broker::{Seen, modification, number_of, numbered, rejection};
 use support::device::{self, Received};
 use support::gateway::Gateway;
+use support::raw::{self, RawDevice};
 use support::{Failure, bounded, ensure, ensure_eq, message};
 
 const MEBIBYTE: usize = 1024 * 1024;
@@ -129,10 +131,8 @@ async fn outcomes_of_the_hub_reach_the_device_with_all_fields() -> Result<(), Fa
         ),
     ] {
         let mut sender = device::sender(&mut session, address, address).await?;
-        for mode in [ReceiverSettleMode::First] {
-            let outcome = bounded(address, sender.send(message::data("x"))).await??;
-            ensure(check(&outcome), || format!("{address} in {mode:?}: {outcome:?}"))?;
-        }
+        let outcome = bounded(address, sender.send(message::data("x"))).await??;
+        ensure(check(&outcome), || format!("{address}: {outcome:?}"))?;
         bounded("closing", sender.close()).await??;
     }
     device::close(connection).await?;
@@ -301,6 +301,37 @@ async fn device_with_frames_of_512_bytes_sends_and_receives_large_messages() -> 
         format!("{numbers:?}")
     })?;
     device::close(connection).await?;
+    gateway.stop().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn settled_and_unsettled_messages_of_the_hub_reach_the_device_as_they_are() -> Result<(), Failure> {
+    let gateway = Gateway::to_broker().await?;
+    let address = gateway.daemon()?.address();
+    let mut device = RawDevice::begin(address, raw::open("device", 65_536), raw::begin(0)).await?;
+    for (handle, source, settled) in [(0, "source/3/10/settled", true), (1, "source/3/10", false)] {
+        device.send(Performative::Attach(raw::attach(
+            source,
+            handle,
+            Role::Receiver,
+            source,
+        )))?;
+        device.send(Performative::Flow(raw::credit(handle, 10, 0, 0)))?;
+        for number in 0..3 {
+            let transferred = |performative, payload| match performative {
+                Performative::Transfer(transfer) if transfer.handle == Handle(handle) => {
+                    Some((transfer, payload))
+                }
+                _ => None,
+            };
+            let (transfer, payload) = device.expect_with_payload(source, transferred).await?;
+            ensure_eq(source, transfer.settled.unwrap_or(false), settled)?;
+            let body = message::body_of(&message::decode(&payload)?);
+            ensure_eq("the number", number_of(&body), Some(number))?;
+        }
+    }
+    device.die();
     gateway.stop().await?;
     Ok(())
 }

@@ -5,6 +5,7 @@ mod peers;
 #[path = "shard/raw_device.rs"]
 mod raw_device;
 
+use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Command as Process, Stdio};
@@ -393,7 +394,7 @@ async fn a_client_certificate_that_is_missed_late_is_explained() {
         &rustls::version::TLS13,
     );
     let (address, mut reports) = hub(server).await;
-    let (_guard, mut log) = log_lines();
+    let mut log = log_lines();
     let gateway = Gateway::start(with_hub(
         settings(),
         address,
@@ -404,26 +405,39 @@ async fn a_client_certificate_that_is_missed_late_is_explained() {
         .unwrap()
         .unwrap()
         .unwrap_err();
+    let mut seen = Vec::new();
     let explained = async {
         loop {
-            let line = log.recv().await.unwrap();
-            if line.contains("demands a client certificate") {
-                break line;
+            seen.push(log.recv().await.unwrap());
+            if seen.last().unwrap().contains("demands a client certificate") {
+                break;
             }
         }
     };
-    let line = timeout(PATIENCE, explained).await.expect("no explanation");
+    if timeout(PATIENCE, explained).await.is_err() {
+        panic!("no explanation in {seen:#?}");
+    }
+    let line = seen.last().unwrap();
     assert!(line.contains(&format!("Connection to {address}")), "{line}");
     gateway.stop().await;
 }
 
-/// The log of this thread, where the shard runs.
-fn log_lines() -> (tracing::subscriber::DefaultGuard, mpsc::UnboundedReceiver<String>) {
-    struct Lines(mpsc::UnboundedSender<String>);
+thread_local! {
+    static LOG: RefCell<Option<mpsc::UnboundedSender<String>>> = const { RefCell::new(None) };
+}
+
+/// The log of this thread, where the shard runs. One subscriber for the whole process hands it out: with one for each
+/// thread, whoever comes to a log line first decides for all whether it is of interest.
+fn log_lines() -> mpsc::UnboundedReceiver<String> {
+    struct Lines;
 
     impl Write for Lines {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            let _ = self.0.send(String::from_utf8_lossy(bytes).into_owned());
+            LOG.with_borrow(|log| {
+                if let Some(log) = log {
+                    let _ = log.send(String::from_utf8_lossy(bytes).into_owned());
+                }
+            });
             Ok(bytes.len())
         }
 
@@ -433,11 +447,14 @@ fn log_lines() -> (tracing::subscriber::DefaultGuard, mpsc::UnboundedReceiver<St
     }
 
     let (sender, receiver) = mpsc::unbounded_channel();
+    LOG.set(Some(sender));
     let subscriber = tracing_subscriber::fmt()
         .with_ansi(false)
-        .with_writer(move || Lines(sender.clone()))
+        .with_writer(|| Lines)
         .finish();
-    (tracing::subscriber::set_default(subscriber), receiver)
+    // The first test that asks does it for all.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+    receiver
 }
 
 /// Runs in a process of its own, started by the next test with few file descriptors: a gateway that reports its
@@ -449,7 +466,7 @@ async fn gateway_process() {
         .with_ansi(false)
         .with_writer(std::io::stdout)
         .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    tracing::subscriber::set_global_default(subscriber).unwrap();
     let gateway = Gateway::start(settings());
     tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()))
         .await

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::Failure;
-use super::wire::{self, Fields, Frame, Input, MessageTemplate, Role, SessionFlow, Termini, WINDOW};
+use super::wire::{self, Fields, Frame, Input, MessageTemplate, Role, SessionFlow, Termini, WINDOW, room};
 
 /// Credit that a receiving device keeps given.
 const CREDIT: u32 = 200;
@@ -314,9 +314,7 @@ impl Device {
 
 impl State {
     fn may_send(&self, frames: u32) -> bool {
-        let window = self.window_end.wrapping_sub(self.next_outgoing);
-        let credit = self.credit_end.wrapping_sub(self.next_delivery);
-        window >= frames && window < u32::MAX / 2 && credit > 0 && credit < u32::MAX / 2
+        room(self.window_end, self.next_outgoing) >= frames && room(self.credit_end, self.next_delivery) > 0
     }
 
     fn send(&mut self, template: &MessageTemplate, out: &mut Vec<u8>) {

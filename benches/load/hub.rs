@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Failure;
 use super::tls::{self, RecordCounter};
-use super::wire::{self, Fields, Frame, Input, MessageTemplate, Role, SessionFlow, Termini, WINDOW};
+use super::wire::{self, Fields, Frame, Input, MessageTemplate, Role, SessionFlow, Termini, WINDOW, room};
 
 /// Credit of a device's link; given anew when half of it is used.
 const CREDIT: u32 = 1000;
@@ -541,8 +541,7 @@ impl HubConnection {
         let Some(template) = &link.template else {
             return false;
         };
-        let window = session.window_end.wrapping_sub(session.next_outgoing);
-        if link.credit == 0 || window < template.frames() || window > u32::MAX / 2 {
+        if link.credit == 0 || room(session.window_end, session.next_outgoing) < template.frames() {
             return false;
         }
         template.append(session.next_outgoing_delivery, &mut self.output);

@@ -191,7 +191,7 @@ impl Row {
             measured.cpu_share = Some(cpu / end.at.duration_since(begin.at).as_secs_f64());
         }
         let records = end.records - begin.records;
-        if self.kind != Kind::Down && records > 0 {
+        if probe.router.is_some() && self.kind != Kind::Down && records > 0 {
             measured.frames_per_record = Some((end.frames - begin.frames) as f64 / records as f64);
         }
         if self.kind == Kind::PingPong {

@@ -209,6 +209,11 @@ pub(crate) fn flow(out: &mut Vec<u8>, channel: u16, session: SessionFlow, link: 
     }
 }
 
+/// How far `next` is below `end`, in the serial numbers of AMQP 1.0 part 2, §2.8.10; nothing when it is beyond.
+pub(crate) fn room(end: u32, next: u32) -> u32 {
+    u32::try_from(end.wrapping_sub(next).cast_signed()).unwrap_or(0)
+}
+
 /// A receiver's `accepted`, settled, for a range of deliveries.
 pub(crate) fn accept(out: &mut Vec<u8>, channel: u16, first: u32, last: u32) {
     FrameWriter::amqp(out, channel, DISPOSITION)

@@ -140,7 +140,7 @@ const LISTENER: &[Attribute] = &[
     run("requireSsl", Kind::Boolean, "no"),
     ignored("trustedCertsFile", Kind::Path, "", NO_TRUSTED_CERTS).old(&["trustedCerts"]),
     run("maxFrameSize", COUNT, "16384"),
-    run("maxSessions", COUNT, "32768"),
+    run("maxSessions", COUNT, "1024"),
     run("maxSessionFrames", COUNT, ""),
     run("idleTimeoutSeconds", SECONDS, "16"),
     run("initialHandshakeTimeoutSeconds", SECONDS, "10"),

@@ -9,10 +9,6 @@ pub const MIN_FRAME_SIZE: u32 = 512;
 /// among devices need a few links per device. Beyond it: End with `amqp:session:unattached-handle`.
 pub const HANDLE_MAX: u32 = 4095;
 
-/// Channel numbers that a device may use when the file sets no `maxSessions`. qdrouterd 1.19 allows 32768, which lets
-/// one peer make the router hold as many sessions. Beyond it: Close with `amqp:connection:framing-error`.
-pub const DEVICE_CHANNEL_MAX: u16 = 1023;
-
 /// Channel numbers that a hub may use: it answers ours with numbers of its own choice.
 pub const UPSTREAM_CHANNEL_MAX: u16 = 32_767;
 

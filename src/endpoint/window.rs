@@ -146,11 +146,9 @@ mod tests {
             let mut announcements = vec![(None, full)];
             let mut sent = 0u32;
             for step in 0..steps {
-                if announcements.len() > lag || step % 7 == 0 {
-                    if !announcements.is_empty() {
-                        let (id, window) = announcements.remove(0);
-                        sender.announced(id, window);
-                    }
+                if !announcements.is_empty() && (announcements.len() > lag || step % 7 == 0) {
+                    let (id, window) = announcements.remove(0);
+                    sender.announced(id, window);
                 }
                 if sender.is_open() {
                     sender.send();

@@ -150,10 +150,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             let written = match self.write_all(core, now, context) {
                 Ok(written) => written,
                 Err(error) => {
-                    // A device that sends and hangs up resets what we write to it meanwhile; what it had sent is here
-                    // all the same. A failure to read then is no news.
-                    let _ = self.read_all(core, now, context, &mut { LAST_READ });
-                    return Served::Ended(Ending::Failed(error));
+                    // A peer that says its last word and hangs up resets what we write to it meanwhile. What it had said
+                    // is here all the same: a device's messages, or the alert by which a hub tells us why.
+                    let last = self.read_all(core, now, context, &mut { LAST_READ });
+                    return Served::Ended(Ending::Failed(last.err().unwrap_or(error)));
                 }
             };
             wrote |= written.any;

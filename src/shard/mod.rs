@@ -28,7 +28,7 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::router::Router;
 use crate::router::settings::{ListenerId, RouterSettings};
@@ -155,7 +155,6 @@ impl Shard {
             };
             for socket in listener::bind(listen).map_err(failed)? {
                 let address = socket.local_addr().map_err(failed)?;
-                info!(target: "SERVER", "Listening on {address} ({})", listener.name);
                 bound.push(Bound {
                     listener: ListenerId(index),
                     address,

@@ -28,7 +28,7 @@ fn defaults_of_a_listener() {
             listener.max_sessions,
             listener.max_session_frames
         ),
-        (16384, 32768, None)
+        (16384, 1024, None)
     );
     assert_eq!(listener.idle_timeout, Some(Duration::from_secs(16)));
     assert_eq!(listener.initial_handshake_timeout, Some(Duration::from_secs(10)));

@@ -72,7 +72,12 @@ async fn tell() -> Result<(), Failure> {
 
     let frames: Vec<&String> = log.iter().filter(|line| line.contains(FRAME)).collect();
     ensure(!frames.is_empty(), || "the router's log has no frames".to_owned())?;
-    println!("\nThe frames, as the router saw them (device and service in clear text, the hub by TLS):\n");
+    println!(
+        "\nThe frames, as the router saw them. C1 is the device and C2 the service, both in clear text; C3 is the hub, by"
+    );
+    println!(
+        "TLS. What came in is marked <-, what went out ->; payloads and secrets are shown as lengths.\n"
+    );
     for frame in frames {
         println!("{frame}");
     }

@@ -1,13 +1,12 @@
 """What the interop scenarios run on: peer processes, a certificate authority, and the daemon, all ended by their ids."""
 
 import json
-import os
+import random
 import re
-import shutil
 import signal
+import socket
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -166,26 +165,6 @@ class Authority:
         return {"cert": str(self.cert), "key": str(self.key)}
 
 
-def sasl_database(directory, user, password):
-    """A Cyrus SASL configuration in which `user` may log in by PLAIN: what a Proton server checks passwords with."""
-    directory = Path(directory)
-    name, realm = user.split("@")
-    database = directory / "interop.sasldb"
-    tool = shutil.which("saslpasswd2") or "/usr/sbin/saslpasswd2"
-    subprocess.run(
-        [tool, "-c", "-p", "-f", str(database), "-u", realm, name],
-        input=password,
-        text=True,
-        check=True,
-        timeout=60,
-        capture_output=True,
-    )
-    (directory / "interop.conf").write_text(
-        f"pwcheck_method: auxprop\nauxprop_plugin: sasldb\nsasldb_path: {database}\nmech_list: PLAIN\n"
-    )
-    return str(directory)
-
-
 CONFIGURATION = """\
 container {{
     workerThreads: 4
@@ -341,11 +320,15 @@ class Daemon:
             self.process.wait()
 
 
-def wait_until(condition, what, timeout=EVENT_TIMEOUT):
-    """For the few things that nothing announces: looks again and again, for a bounded time."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            raise Failed(f"not within {timeout:.0f} s: {what}")
-        time.sleep(0.02)
-
+def port_for_a_hub():
+    """A free port that no outgoing connection is given by chance while a hub is down between two lives."""
+    ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for _ in range(100):
+        port = random.randrange(ephemeral - 12_000, ephemeral)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise Failed("no free port below the ephemeral ones")

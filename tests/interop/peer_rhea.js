@@ -92,7 +92,7 @@ function stateOf(key) {
 // ----- commands
 
 const commands = {
-    listen({ id, port = 0, tls, plain_auth: plainAuth }) {
+    listen({ id, port, tls, plain_auth: plainAuth }) {
         const options = { host: '127.0.0.1', port, max_frame_size: HUB_MAX_FRAME, container_id: 'hub-on-rhea' };
         if (tls) {
             options.transport = 'tls';
@@ -109,7 +109,7 @@ const commands = {
         }
         const server = container.listen(options);
         server.on('error', (error) => say({ id, error: String(error) }));
-        server.on('listening', () => say({ id, port: server.address().port }));
+        server.on('listening', () => say({ id }));
         return undefined;
     },
 

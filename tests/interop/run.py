@@ -18,7 +18,7 @@ import traceback
 from pathlib import Path
 
 import raw_scenarios
-from lab import Authority, Daemon, Failed, Peer, sasl_database
+from lab import Authority, Daemon, Failed, Peer, port_for_a_hub
 from scenarios import SCENARIOS, Bench, both_ways, check
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,22 +66,19 @@ class Stand:
         sasl = "sasl-mechanisms: ANONYMOUS"
         if plain:
             self.plain_auth = {"user": PLAIN_USER, "password": PLAIN_PASSWORD}
-            if hub_stack == "proton":
-                self.plain_auth["config_dir"] = sasl_database(directory, PLAIN_USER, PLAIN_PASSWORD)
             sasl = f"sasl-mechanisms: PLAIN\n    saslUsername: {PLAIN_USER}\n    saslPassword: {PLAIN_PASSWORD}"
         self.devices = {}
         self.daemon = None
-        self.hub_port = 0
+        self.hub_port = port_for_a_hub()
         self.hub = self.new_hub()
         if binary:
             self.daemon = Daemon(binary, directory, authority.ca, self.hub_port, sasl, trace)
         self.number = 0
 
     def new_hub(self):
-        """A hub on the port of the one before, if there was one."""
+        """A hub on the port of the one before."""
         hub = Peer(self.hub_stack, "hub", self.directory)
-        listening = hub.call("listen", port=self.hub_port, tls=self.tls, plain_auth=self.plain_auth)
-        self.hub_port = listening["port"]
+        hub.call("listen", port=self.hub_port, tls=self.tls, plain_auth=self.plain_auth)
         self.hub = hub
         return hub
 
@@ -101,8 +98,6 @@ class Stand:
             # The next scenario begins with nothing of this one.
             self.devices.pop(device_stack).stop()
             self.hub.kill()
-            if self.daemon is None:
-                self.hub_port = 0
             self.new_hub()
             raise
 
@@ -136,7 +131,9 @@ def run_stack(hub_stack, tally, directory, authority, binary, trace):
         stand.stop()
 
 
-def run_plain(hub_stack, tally, directory, authority, binary, trace):
+def run_plain(tally, directory, authority, binary, trace):
+    # Debian builds Proton without Cyrus SASL, so a hub on it cannot check a password.
+    hub_stack = "rhea"
     title = f"a hub that wants SASL PLAIN [rhea device, {hub_stack} hub]"
     if not tally.wants(title):
         return
@@ -175,8 +172,8 @@ def main():
         authority = Authority(directory)
         for hub_stack in STACKS:
             run_stack(hub_stack, tally, directory, authority, binary, options.trace)
-            if binary:
-                run_plain(hub_stack, tally, directory, authority, binary, options.trace)
+        if binary:
+            run_plain(tally, directory, authority, binary, options.trace)
     print(f"{time.monotonic() - begun:.0f} s in all")
     print(f"{tally.passed} passed, {tally.failed} failed")
     sys.exit(0 if tally.passed and not tally.failed else 1)

@@ -386,7 +386,7 @@ def the_hub_is_restarted_in_mid_stream(bench):
     check(taken == set(range(len(taken))), "the messages that the device received have gaps")
 
     # The rest of both streams, over links of the same names on the same device connection.
-    lost = bench.device.take("connection_closed") + bench.device.take("connection_lost")
+    lost = bench.device.take("connection_closed", conn=conn) + bench.device.take("connection_lost", conn=conn)
     check(not lost, f"the device's connection was lost, too: {lost}")
     rest_up, rest_down = total - len(accepted), total - len(taken)
     up, hub_up = bench.link(conn, "up", "sender", f"devices/{conn}/messages/events", {})

@@ -3,10 +3,12 @@
 //! With `LINKROUTERD_TEST_DIRECT` in the environment the daemon is left out and devices talk TLS to the hub, to tell
 //! whether a failure is the router's or that of the stacks on both sides of it.
 
+use std::net::SocketAddr;
+
 use super::Failure;
 use super::broker::Broker;
 use super::certificates::{Authority, Validity};
-use super::daemon::{self, ARTICLE_ROUTES, Daemon};
+use super::daemon::{ARTICLE_ROUTES, Daemon, config};
 use super::device::Reach;
 use super::iot_hub::{IotHub, Settings};
 
@@ -31,27 +33,37 @@ impl Gateway<Broker> {
         let identity = authority.issue(&NAMES, Validity::Current)?;
         let hub = Broker::start(authority.server_config(&identity)?).await?;
         let address = hub.address();
-        Self::before(hub, address, authority, &["sink/", "source/"]).await
+        let config = config(address.port(), &["sink/", "source/"]);
+        Self::before(hub, address, authority, config).await
     }
 }
 
 impl Gateway<IotHub> {
-    /// A gateway to an IoT Hub stand-in.
+    /// A gateway to an IoT Hub stand-in, in the shape of the article's.
     pub(crate) async fn to_iot_hub(settings: Settings) -> Result<Self, Failure> {
+        Self::to_iot_hub_with(settings, str::to_owned).await
+    }
+
+    /// The same, its configuration rewritten by `edit`.
+    pub(crate) async fn to_iot_hub_with(
+        settings: Settings,
+        edit: impl FnOnce(&str) -> String,
+    ) -> Result<Self, Failure> {
         let authority = Authority::new("Test Root", Validity::Current)?;
         let identity = authority.issue(&NAMES, Validity::Current)?;
         let hub = IotHub::start(settings, Some(authority.server_config(&identity)?)).await?;
         let address = hub.address();
-        Self::before(hub, address, authority, &ARTICLE_ROUTES).await
+        let config = edit(&config(address.port(), &ARTICLE_ROUTES));
+        Self::before(hub, address, authority, config).await
     }
 }
 
 impl<H> Gateway<H> {
     async fn before(
         hub: H,
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         authority: Authority,
-        routes: &[&str],
+        config: String,
     ) -> Result<Self, Failure> {
         if std::env::var_os(DIRECT).is_some() {
             let reach = Reach::Tls(address, authority.client_config()?);
@@ -62,7 +74,7 @@ impl<H> Gateway<H> {
                 daemon: None,
             });
         }
-        let daemon = Daemon::start(&daemon::config(address.port(), routes), &authority.pem()).await?;
+        let daemon = Daemon::start(&config, &authority.pem()).await?;
         let reach = Reach::Plain(daemon.address());
         Ok(Self {
             hub,

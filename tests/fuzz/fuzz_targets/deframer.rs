@@ -27,8 +27,13 @@ fn frames(stream: &[u8], chunk: usize) -> Found {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let Some((&chunk, stream)) = data.split_first() else { return };
+    let Some((&chunk, stream)) = data.split_first() else {
+        return;
+    };
     if !stream.is_empty() {
-        assert_eq!(frames(stream, usize::from(chunk).max(1)), frames(stream, stream.len()));
+        assert_eq!(
+            frames(stream, usize::from(chunk).max(1)),
+            frames(stream, stream.len())
+        );
     }
 });

@@ -10,17 +10,33 @@ use linkrouterd::amqp::serial::{Channel, DeliveryId, Handle, TransferId};
 const CHANNEL: Channel = Channel(0x1234);
 
 fuzz_target!(|data: &[u8]| {
-    let Some((&[a, b, c, d, width], body)) = data.split_first_chunk::<5>() else { return };
+    let Some((&[a, b, c, d, width], body)) = data.split_first_chunk::<5>() else {
+        return;
+    };
     // A number of any width on the wire.
     let number = u32::from_be_bytes([a, b, c, d]) >> (width % 32);
-    let Ok(performative) = Performative::parse(body) else { return };
+    let Ok(performative) = Performative::parse(body) else {
+        return;
+    };
     let mut out = Vec::new();
     match performative {
         Performative::Transfer(transfer) => return carry_transfer(&transfer, number),
         Performative::Attach(attach) => {
-            relay::write_attach(&mut out, CHANNEL, "another name", Handle(number), attach.role, attach.tail);
-            let Performative::Attach(carried) = read(&out) else { panic!("no attach") };
-            assert_eq!((carried.name, carried.handle, carried.role), ("another name", Handle(number), attach.role));
+            relay::write_attach(
+                &mut out,
+                CHANNEL,
+                "another name",
+                Handle(number),
+                attach.role,
+                attach.tail,
+            );
+            let Performative::Attach(carried) = read(&out) else {
+                panic!("no attach")
+            };
+            assert_eq!(
+                (carried.name, carried.handle, carried.role),
+                ("another name", Handle(number), attach.role)
+            );
             assert_eq!((carried.source, carried.target), (attach.source, attach.target));
             assert_eq!(carried.tail, attach.tail);
             for dropped in 0..=4 {
@@ -37,25 +53,36 @@ fuzz_target!(|data: &[u8]| {
             };
             let link = flow.link.map(|link| (Handle(number), link.tail));
             relay::write_flow(&mut out, CHANNEL, session, link);
-            let Performative::Flow(carried) = read(&out) else { panic!("no flow") };
+            let Performative::Flow(carried) = read(&out) else {
+                panic!("no flow")
+            };
             assert_eq!(carried.incoming_window, number);
             assert_eq!(carried.link.map(|link| (link.handle, link.tail)), link);
         }
         Performative::Disposition(disposition) => {
             let (first, last) = (DeliveryId(number), DeliveryId(number).plus(u32::from(width)));
             relay::write_disposition(&mut out, CHANNEL, disposition.role, first, last, disposition.tail);
-            let Performative::Disposition(carried) = read(&out) else { panic!("no disposition") };
+            let Performative::Disposition(carried) = read(&out) else {
+                panic!("no disposition")
+            };
             assert_eq!((carried.first, carried.last), (first, last));
-            assert_eq!((carried.role, carried.settled), (disposition.role, disposition.settled));
+            assert_eq!(
+                (carried.role, carried.settled),
+                (disposition.role, disposition.settled)
+            );
             assert_eq!(carried.tail, disposition.tail);
         }
         Performative::Detach(detach) => {
             relay::write_detach(&mut out, CHANNEL, Handle(number), detach.tail);
-            let Performative::Detach(carried) = read(&out) else { panic!("no detach") };
+            let Performative::Detach(carried) = read(&out) else {
+                panic!("no detach")
+            };
             assert_eq!(carried.handle, Handle(number));
             assert_eq!((carried.closed, carried.error), (detach.closed, detach.error));
         }
-        Performative::Open(_) | Performative::Begin(_) | Performative::End(_) | Performative::Close(_) => return,
+        Performative::Open(_) | Performative::Begin(_) | Performative::End(_) | Performative::Close(_) => {
+            return;
+        }
     }
 });
 
@@ -71,8 +98,13 @@ fn carry_transfer(transfer: &Transfer<'_>, number: u32) {
             return assert!(offset == 0 && out.is_empty());
         }
         assert!(out.len() <= max);
-        let Performative::Transfer(carried) = read(&out) else { panic!("no transfer") };
-        assert_eq!((carried.handle, carried.settled), (Handle(number), transfer.settled));
+        let Performative::Transfer(carried) = read(&out) else {
+            panic!("no transfer")
+        };
+        assert_eq!(
+            (carried.handle, carried.settled),
+            (Handle(number), transfer.settled)
+        );
         assert_eq!(carried.delivery_id, if offset == 0 { id } else { None });
         assert_eq!(carried.more, transfer.more || written != Written::All);
         payload.extend_from_slice(carried.payload);
@@ -87,6 +119,9 @@ fn carry_transfer(transfer: &Transfer<'_>, number: u32) {
 fn read(bytes: &[u8]) -> Performative<'_> {
     let frame = Frame::parse(bytes).expect("a frame");
     assert_eq!(frame.channel, CHANNEL);
-    assert_eq!(bytes[..4], u32::try_from(bytes.len()).expect("small").to_be_bytes());
+    assert_eq!(
+        bytes[..4],
+        u32::try_from(bytes.len()).expect("small").to_be_bytes()
+    );
     Performative::parse(frame.body).expect("what is written can be read")
 }

@@ -13,7 +13,11 @@ fuzz_target!(|body: &[u8]| {
         let known = ProtocolHeader::parse(*header).map(ProtocolHeader::bytes);
         assert!(known.is_none_or(|bytes| bytes == *header));
     }
-    let frame = Frame { frame_type: FrameType::Sasl, channel: Channel(0), body };
+    let frame = Frame {
+        frame_type: FrameType::Sasl,
+        channel: Channel(0),
+        body,
+    };
     assert!(Trace::frame(Direction::Sent, frame).to_string().len() <= LIMIT);
     let Ok(read) = SaslFrame::parse(body) else { return };
     let mut out = Vec::new();
@@ -21,5 +25,8 @@ fuzz_target!(|body: &[u8]| {
     let frame = Frame::parse(&out).expect("a frame");
     assert_eq!(frame.frame_type, FrameType::Sasl);
     // An empty list of mechanisms is written as an array, which reads the same.
-    assert_eq!(SaslFrame::parse(frame.body).expect("what is written can be read"), read);
+    assert_eq!(
+        SaslFrame::parse(frame.body).expect("what is written can be read"),
+        read
+    );
 });

@@ -77,6 +77,7 @@ pub(super) async fn serve(
                 sessions,
                 grants,
                 replies: 0,
+                reading: true,
                 shared: shared.clone(),
             };
             let departure = connection.run(&mut reader, &mut orders).await;
@@ -114,6 +115,8 @@ pub(super) struct Connection {
     pub(super) grants: Grants,
     /// Numbers the replies of `$cbs`.
     replies: u32,
+    /// Cleared to leave what the peer sends where it is.
+    reading: bool,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -139,7 +142,7 @@ impl Connection {
         loop {
             let expiry = self.shared.commands().next_expiry().unwrap_or(beat_at);
             let step = tokio::select! {
-                frame = reader.next() => {
+                frame = reader.next(), if self.reading => {
                     silent_at = Instant::now() + patience;
                     match frame {
                         Ok(frame) => self.on_frame(frame),
@@ -176,8 +179,12 @@ impl Connection {
             Some(Order::Work) => self.work(),
             Some(Order::Close(error)) => self.close(Some(error)),
             Some(Order::Detach { node, error }) => self.detach_all(&node, &error),
-            Some(Order::Hold) => {
+            Some(Order::FallSilent) => {
                 self.writer.hold();
+                Ok(())
+            }
+            Some(Order::StopReading) => {
+                self.reading = false;
                 Ok(())
             }
             Some(Order::Reset) | None => Err(Departure::Abrupt("dropped on command".to_owned())),
@@ -208,7 +215,10 @@ impl Connection {
 
     fn on_frame(&mut self, frame: Frame) -> Step {
         let (channel, performative, payload) = match frame {
-            Frame::Empty => return Ok(()),
+            Frame::Empty => {
+                self.note(Observed::Heartbeat { connection: self.id });
+                return Ok(());
+            }
             Frame::Sasl(_) => return self.fault("a SASL frame after open".to_owned()),
             Frame::Amqp {
                 channel,
@@ -307,11 +317,17 @@ impl Connection {
         match progress {
             Err(what) => self.fault(what),
             Ok(Progress::None) => Ok(()),
+            Ok(Progress::Partial(bytes)) => {
+                let (connection, link) = (self.id, self.link_name(channel, handle)?);
+                self.note(Observed::Partial {
+                    connection,
+                    link,
+                    bytes,
+                });
+                Ok(())
+            }
             Ok(Progress::Aborted { tag, bytes }) => {
-                let link = self
-                    .session(channel)?
-                    .link(handle)
-                    .map_or_else(String::new, |link| link.name.clone());
+                let link = self.link_name(channel, handle)?;
                 self.note(Observed::Aborted {
                     connection: self.id,
                     link,
@@ -345,6 +361,11 @@ impl Connection {
                 Ok(())
             }
         }
+    }
+
+    fn link_name(&mut self, channel: u16, handle: u32) -> Result<String, Departure> {
+        let link = self.session(channel)?.link(handle);
+        Ok(link.map_or_else(String::new, |link| link.name.clone()))
     }
 
     fn on_delivery(&mut self, channel: u16, handle: u32, arrival: Arrival) -> Step {

@@ -25,7 +25,7 @@ mod node;
 mod observed;
 mod refusal;
 mod session;
-mod settings;
+pub(crate) mod settings;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -57,7 +57,9 @@ pub(crate) enum Order {
     /// Detach all links to this node with this error.
     Detach { node: Node, error: Error },
     /// Send nothing any more, but keep the transport.
-    Hold,
+    FallSilent,
+    /// Read nothing any more, but keep the transport.
+    StopReading,
     /// Drop the transport.
     Reset,
 }

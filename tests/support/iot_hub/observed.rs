@@ -48,6 +48,16 @@ pub(crate) enum Observed {
         status: i32,
     },
     Telemetry(Delivery),
+    /// A transfer came that is not the last of its delivery, which has this many bytes now.
+    Partial {
+        connection: ConnectionId,
+        link: String,
+        bytes: usize,
+    },
+    /// An empty frame.
+    Heartbeat {
+        connection: ConnectionId,
+    },
     /// A command handed in by a service.
     Command {
         device: String,

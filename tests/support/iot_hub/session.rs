@@ -62,8 +62,10 @@ pub(super) struct Arrival {
 
 /// What a transfer led to.
 pub(super) enum Progress {
-    /// More is to come, or the link is being closed and nobody cares.
+    /// The link is being closed and nobody cares.
     None,
+    /// More is to come after this many bytes.
+    Partial(usize),
     Complete(Arrival),
     Aborted {
         tag: Vec<u8>,
@@ -441,8 +443,9 @@ impl Session {
             return Ok(Progress::TooLarge);
         }
         if transfer.more {
+            let bytes = current.payload.len();
             *partial = Some(current);
-            return Ok(Progress::None);
+            return Ok(Progress::Partial(bytes));
         }
         let Partial {
             delivery_id,

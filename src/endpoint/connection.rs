@@ -208,7 +208,7 @@ impl Connection {
             }
             (Phase::CloseSent { .. }, FrameType::Amqp) => {
                 if let Ok(Performative::Close(_)) = Performative::parse(frame.body) {
-                    self.phase = Phase::Over;
+                    self.finish();
                 }
                 Ok(Event::Consumed)
             }
@@ -374,8 +374,14 @@ impl Connection {
 
     fn on_close<'f>(&mut self, error: Option<&'f [u8]>) -> Event<'f> {
         self.write_open_and_close(None);
-        self.phase = Phase::Over;
+        self.finish();
         Event::Closed { error }
+    }
+
+    /// Nothing more is read; what is in the outbox still goes, if the peer takes it in time from now on.
+    pub(super) fn finish(&mut self) {
+        self.phase = Phase::Over;
+        self.last_output = self.last_output.max(self.last_input);
     }
 
     /// The peer shut down its side of the transport.
@@ -517,7 +523,7 @@ impl Connection {
         }
         if let Phase::CloseSent { deadline } = self.phase {
             if deadline <= now {
-                self.phase = Phase::Over;
+                self.finish();
             }
             return Ok(());
         }
@@ -526,6 +532,8 @@ impl Connection {
         }
         let limit = self.announce.idle_timeout.filter(|_| self.open_sent);
         if limit.is_some_and(|limit| self.last_input + limit <= now) {
+            // The Close that follows has its time, too.
+            self.last_output = now;
             return Err(ConnectionError::IdleTimeout);
         }
         if self.phase == Phase::Opened

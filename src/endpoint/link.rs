@@ -35,10 +35,12 @@ pub struct Link {
     pub is_receiving: bool,
     /// The router's own index for what is behind this link; this layer never reads it.
     pub owner: Option<u32>,
+    /// Which of the session's links it is, counted from the first: answers come in the order of the attaches.
+    pub(super) order: u64,
 }
 
 impl Link {
-    pub(super) fn new(name: &str, role: Role) -> Self {
+    pub(super) fn new(name: &str, role: Role, order: u64) -> Self {
         Link {
             name: name.into(),
             role,
@@ -47,6 +49,7 @@ impl Link {
             remote_handle: None,
             is_receiving: false,
             owner: None,
+            order,
         }
     }
 

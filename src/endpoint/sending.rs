@@ -177,7 +177,11 @@ impl Connection {
 
     /// Sends a link's flow with the other peer's link fields, or a flow of the session alone.
     pub fn send_flow(&mut self, channel: Channel, link: Option<(Handle, Tail<'_>)>) {
-        let Some(flow) = self.session(channel).map(Session::flow) else {
+        let Some(flow) = self
+            .session(channel)
+            .filter(|session| session.state != SessionState::EndSent)
+            .map(Session::flow)
+        else {
             return;
         };
         self.emit(|out| relay::write_flow(out, channel, flow, link));
@@ -257,7 +261,7 @@ impl Connection {
             return;
         }
         if !self.speaks_amqp() {
-            self.phase = Phase::Over;
+            self.finish();
             return;
         }
         self.write_open_and_close(error);
@@ -283,7 +287,7 @@ impl Connection {
             }
             _ => {}
         }
-        self.phase = Phase::Over;
+        self.finish();
     }
 
     pub(super) fn write_open_and_close(&mut self, error: Option<&AmqpError>) {

@@ -37,6 +37,8 @@ pub struct Session {
     pub owners: Vec<u32>,
     next_delivery_id: DeliveryId,
     remote_handle_max: u32,
+    /// How many links there have been.
+    attaches: u64,
     /// By our handle.
     links: Vec<Option<Box<Link>>>,
     /// Our handle by the peer's.
@@ -53,6 +55,7 @@ impl Session {
             owners: Vec::new(),
             next_delivery_id: DeliveryId(0),
             remote_handle_max: limits::HANDLE_MAX,
+            attaches: 0,
             links: Vec::new(),
             handles: Vec::new(),
         }
@@ -80,20 +83,25 @@ impl Session {
             return Err(SessionError::HandleInUse(attach.handle));
         }
         let role = attach.role.other();
-        let (mut answered, mut is_taken) = (None, false);
+        let (mut answered, mut is_taken): (Option<(u64, Handle)>, bool) = (None, false);
         for (handle, link) in self
             .links()
             .filter(|(_, link)| link.role == role && *link.name == *attach.name)
         {
             match (link.local, link.remote) {
-                (End::Attached, End::Idle) => answered = Some(handle),
+                // One that we have given up meanwhile is answered, too, and before its successor of the same name.
+                (End::Attached | End::Detached, End::Idle) => {
+                    if answered.is_none_or(|(order, _)| link.order < order) {
+                        answered = Some((link.order, handle));
+                    }
+                }
                 (End::Idle | End::Attached, End::Attached) => is_taken = true,
                 // One that is being detached does not stand in the way of its successor.
-                (End::Idle, End::Idle) | (End::Detached, _) | (_, End::Detached) => {}
+                (End::Idle, End::Idle) | (End::Detached, End::Attached) | (_, End::Detached) => {}
             }
         }
         let (handle, kind) = match answered {
-            Some(handle) => (handle, AttachKind::Answer),
+            Some((_, handle)) => (handle, AttachKind::Answer),
             None if is_taken => return Err(SessionError::LinkNameInUse),
             None => (self.add_link(attach.name, role)?, AttachKind::Request),
         };
@@ -125,7 +133,8 @@ impl Session {
             self.links.push(None);
         }
         if let Some(slot) = self.links.get_mut(free) {
-            *slot = Some(Box::new(Link::new(name, role)));
+            self.attaches += 1;
+            *slot = Some(Box::new(Link::new(name, role, self.attaches)));
         }
         Ok(handle)
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::connection::{Kind, index};
 use super::connector::State;
-use super::pair::{Leg, LinkPair, SessionPair, SessionRef, Waiting};
+use super::pair::{Leg, LinkPair, SessionPair, SessionRef, Waiting, Way};
 use super::settings::{ConnectorId, Destination, Direction, ErrorConditions};
 use super::{ConnectionKey, Router};
 use crate::amqp::condition::{self, AmqpError};
@@ -244,7 +244,7 @@ impl Router {
             let Some((connection, channel, handle)) = self.link_end(number, Leg::Device) else {
                 return;
             };
-            self.free_link_pair(number);
+            self.free_and_pump(number);
             self.refuse(connection, channel, handle, attach, &error);
         }
     }
@@ -430,8 +430,15 @@ impl Router {
                 .link_pairs
                 .get(index(number))
                 .and_then(|link| Some(link.waiting.as_ref()?.deadline));
-            if deadline.is_some_and(|deadline| deadline > now) {
-                return;
+            match deadline {
+                Some(deadline) if deadline > now => return,
+                Some(_) => {}
+                None => {
+                    if let Some(connector) = self.connectors.get_mut(id.0) {
+                        connector.waiting.pop_front();
+                    }
+                    continue;
+                }
             }
             let waited = self.settings.attach_timeout.as_secs();
             let what = format!(
@@ -483,7 +490,7 @@ impl Router {
             .unwrap_or_default();
         let end = self.link_end(number, Leg::Device);
         self.forget_waiting(number);
-        self.free_link_pair(number);
+        self.free_and_pump(number);
         let Some((connection, channel, handle)) = end else {
             return;
         };
@@ -504,6 +511,15 @@ impl Router {
                     self.wake(connection);
                 }
             }
+        }
+    }
+
+    /// Frees a link that never was, and what its device had sent on it: others may wait behind that.
+    fn free_and_pump(&mut self, number: u32) {
+        let pair = self.link_pairs.get(index(number)).map(|link| link.session_pair);
+        self.free_link_pair(number);
+        if let Some(pair) = pair {
+            self.pump(pair, Way::Up);
         }
     }
 

@@ -373,6 +373,11 @@ impl Router {
                     && connector.unused_since.is_some_and(|since| since + linger <= now) =>
             {
                 connector.unused_since = None;
+                // What devices that have gone left behind, and the hub did not take in all this time.
+                self.release_sessions(key, Farewell::Lost(Some("unused".to_owned())));
+                let Some(connector) = self.connectors.get_mut(id.0) else {
+                    return;
+                };
                 // From here on the connection is nobody's: whoever attaches now gets a new one.
                 connector.lost(true, now);
                 connector.state = State::Idle;

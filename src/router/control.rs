@@ -215,7 +215,7 @@ impl Router {
         log_detach(number, link.number, from, detach, link.deliveries);
         if from == way.target() || (from == Leg::Device && !link.is_granted) {
             // The receiver wants no more; or the sender gives up before anybody has asked for anything.
-            self.drop_parked(pair, way, Some(owner));
+            self.drop_transfers(pair, way, owner);
         }
         let must_wait = from != way.target()
             && self
@@ -247,7 +247,18 @@ impl Router {
             self.abandon_waiting(number);
             return;
         }
-        let is_delivering = link.way().target() != from && link.delivering.take().is_some();
+        let (pair, way) = (link.session_pair, link.way());
+        let is_delivering = match link.delivering {
+            Some((source, _)) if way.target() != from => {
+                link.delivering = None;
+                // Aborted, so nobody will settle it.
+                if let Some(pair) = self.session_pairs.get_mut(index(pair)) {
+                    pair.lane_mut(way).map.settle(source);
+                }
+                true
+            }
+            Some(_) | None => false,
+        };
         if let Some((connection, channel, handle)) = self.link_end(number, from.other())
             && let Some(entry) = self.entry_mut(connection)
             && entry
@@ -306,6 +317,7 @@ impl Router {
         let Some(link) = self.link_pairs.try_remove(index(number)) else {
             return;
         };
+        self.freed_links = self.freed_links.wrapping_add(1);
         for way in [Way::Up, Way::Down] {
             self.drop_parked(link.session_pair, way, Some(number));
         }

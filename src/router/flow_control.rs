@@ -191,7 +191,11 @@ impl Router {
 
     /// Devices hold too much together: the one that holds most does not read what it gave credit for.
     fn evict_largest_holder(&mut self) {
-        let largest = self.connections.iter().max_by_key(|(_, entry)| entry.gate.held);
+        let largest = self
+            .connections
+            .iter()
+            .filter(|(_, entry)| entry.gate.held > 0)
+            .max_by_key(|(_, entry)| entry.gate.held);
         let Some((index, entry)) = largest else { return };
         let (key, held) = (entry.key(index), entry.gate.held);
         self.fail_connection(key, &ConnectionError::NotReading(held));
@@ -214,6 +218,19 @@ impl Router {
         let Some(entry) = self.entry_mut(key) else { return };
         for reader in std::mem::take(&mut entry.gate.readers) {
             self.wake_reader(reader);
+        }
+    }
+
+    /// Forgets a lane's parked transfers of one link, and what its sender said of them, but not its detach: the receiver
+    /// wants no more, and the link is still to be detached properly.
+    pub(super) fn drop_transfers(&mut self, pair: u32, way: Way, link: u32) {
+        let Some(session_pair) = self.session_pairs.get_mut(index(pair)) else {
+            return;
+        };
+        for entry in session_pair.lane_mut(way).entries.iter_mut() {
+            if entry.link == link && matches!(entry.kind, ParkedKind::Transfer | ParkedKind::Flow) {
+                entry.kind = ParkedKind::Dropped;
+            }
         }
     }
 

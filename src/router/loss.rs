@@ -8,6 +8,7 @@ use super::{ConnectionKey, Router};
 use crate::amqp::condition::{self, AmqpError, ErrorView};
 use crate::amqp::delivery::{write_modified_failed, write_released};
 use crate::amqp::performative::{Performative, Role};
+use crate::endpoint::limits;
 use crate::endpoint::link::End;
 
 /// How a session or connection went.
@@ -93,8 +94,13 @@ impl Router {
         let parked = pair.up.bodies.len();
         let device = pair.device.map(|session| session.connection);
         match farewell {
-            // What it sent before it said goodbye still goes to the hub; the pump finishes the pair behind it.
-            Farewell::Graceful if !pair.up.is_empty() && pair.upstream.is_some() => {
+            // What it sent before it said goodbye still goes to the hub; the pump finishes the pair behind it. There is
+            // nobody left who could be held back for it, so this ends when too much waits in all.
+            Farewell::Graceful
+                if !pair.up.is_empty()
+                    && pair.upstream.is_some()
+                    && self.parked_total < limits::PARKED_BYTES_TOTAL =>
+            {
                 self.account(device, Way::Up, 0, parked);
                 if let Some(pair) = self.session_pairs.get_mut(index(number)) {
                     pair.device = None;
@@ -165,7 +171,7 @@ impl Router {
             }
             self.wake(session.connection);
         }
-        self.drop_parked(number, Way::Up, None);
+        self.drop_lanes(number);
         self.session_pairs.try_remove(index(number));
     }
 
@@ -320,6 +326,11 @@ impl Router {
                 && let Some(id) = transfer.delivery_id
                 && transfer.settled != Some(true)
                 && parked.last() != Some(&id)
+                // The rest of a delivery that has begun to go out: that one is in doubt, not unsent.
+                && self
+                    .link_pairs
+                    .get(index(entry.link))
+                    .is_none_or(|link| link.delivering.is_none_or(|(source, _)| source != id))
             {
                 parked.push(id);
             }

@@ -39,6 +39,7 @@ mod loss;
 mod pair;
 mod pattern;
 pub mod settings;
+mod snapshot;
 mod table;
 mod timer;
 mod transfer;
@@ -57,6 +58,7 @@ use connection::{Entry, Kind};
 use connector::{Connector, State};
 use pair::{LinkPair, SessionPair};
 use settings::{ConnectorId, ListenerId, RouterSettings};
+pub use snapshot::Snapshot;
 use table::LinkRouteTable;
 use timer::{Owner, Timers};
 

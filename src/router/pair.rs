@@ -172,7 +172,7 @@ pub(super) struct LinkPair {
     pub(super) is_granted: bool,
     /// The hub has answered the attach.
     pub(super) is_answered: bool,
-    /// The delivery under way to the target: its id there, and at its source.
+    /// The delivery under way to the target: its id at its source, and at the target.
     pub(super) delivering: Option<(DeliveryId, DeliveryId)>,
     /// Deliveries completed.
     pub(super) deliveries: u64,

@@ -101,7 +101,8 @@ impl Router {
             return Progress::Done;
         };
         let connection = &mut entry.connection;
-        loop {
+        let first = offset;
+        let progress = loop {
             let outbox_is_full = connection.outbox().len() >= limits::OUTBOX_HIGH;
             let Some(session) = connection.session_mut(target.channel) else {
                 return Progress::Done;
@@ -113,7 +114,7 @@ impl Router {
                 return Progress::Done;
             }
             if outbox_is_full || !session.outgoing.is_open() {
-                return blocked(offset, outbox_is_full);
+                break blocked(offset, outbox_is_full);
             }
             let (source_id, target_id) = match (link.delivering, transfer.delivery_id) {
                 (Some(ids), _) => ids,
@@ -140,19 +141,22 @@ impl Router {
             link.delivering = Some((source_id, target_id));
             match written {
                 Written::UpTo(next) => offset = next,
-                Written::All | Written::HeadTooLarge => break,
+                Written::All | Written::HeadTooLarge => break Progress::Done,
             }
-        }
-        if !transfer.more || transfer.aborted {
+        };
+        if progress == Progress::Done && (!transfer.more || transfer.aborted) {
             link.delivering = None;
             link.deliveries += 1;
+        }
+        if progress != Progress::Done && offset == first {
+            return progress;
         }
         let device = pair.device.map(|session| session.connection);
         self.wake(target.connection);
         if let (Way::Up, Some(device)) = (way, device) {
             self.feeds(device, target.connection);
         }
-        Progress::Done
+        progress
     }
 
     /// Moves what is parked in a lane, in order, until something has to wait again.
@@ -220,6 +224,9 @@ impl Router {
             }
         }
         let is_empty = entries.is_empty();
+        if is_empty {
+            bodies.release_memory();
+        }
         let held = u32::try_from(entries.len()).unwrap_or(u32::MAX);
         if let Some(pair) = self.session_pairs.get_mut(index(number)) {
             let lane = pair.lane_mut(way);

@@ -3,7 +3,14 @@
 //! `scenarios_*` are named cases; `back_pressure` measures what is held; `simulation` runs seeded random schedules
 //! (`LINKROUTERD_SEED=n` replays one, `LINKROUTERD_SCHEDULES=n` changes their number).
 
+mod back_pressure;
 mod peer;
 mod scenarios_attach;
+mod scenarios_connection;
+mod scenarios_detach;
+mod scenarios_loss;
+mod scenarios_transfer;
+mod simulation;
+mod tunnel;
 mod wire;
 mod world;

@@ -327,7 +327,9 @@ impl World {
             Chunks::One => 1,
             Chunks::Whole => available.min(64 * 1024),
             Chunks::Random => {
-                let most = [1, 9, 100, 5000, 65536].get(self.random.below(5)).copied();
+                let most = [3, 50, 1000, 1000, 8000, 65536]
+                    .get(self.random.below(6))
+                    .copied();
                 1 + self.random.below(available.min(most.unwrap_or(1)))
             }
         }
@@ -371,7 +373,9 @@ impl World {
         let available = self.peer(id).out.len();
         if may_read && speaks && available > 0 {
             let count = self.chunk(available);
-            let bytes: Vec<u8> = self.peer(id).out.drain(..count).collect();
+            let out = &mut self.peer(id).out;
+            let bytes = out.as_slice().get(..count).expect("a part").to_vec();
+            out.consume(count);
             self.router.handle_input(key, &bytes, now);
             self.peers.get_mut(id).expect("a peer").wants_turn = true;
         }

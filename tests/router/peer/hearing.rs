@@ -3,14 +3,16 @@
 
 use linkrouterd::amqp::value::Value;
 
-use super::{Delivery, Peer};
+use super::{Delivery, Kind, Peer};
 use crate::wire::{self, Frame, state_code};
 
 impl Peer {
     pub(super) fn hear_on_session(&mut self, frame: Frame) {
         let container = self.container.clone();
         let Some(&channel) = self.channels.get(&frame.channel) else {
-            // Only what crossed our End may come for a session that is gone.
+            if !self.auto.begin && self.kind == Kind::Hub {
+                return; // of a session that a test has not answered
+            }
             panic!("{container}: {frame:?} on a channel that is not in use");
         };
         let end_sent = self.session(channel).end_sent;
@@ -245,15 +247,18 @@ impl Peer {
     fn hear_detach(&mut self, channel: u16, frame: &Frame) {
         let container = self.container.clone();
         let theirs = frame.uint(0).expect("a handle");
-        let auto = self.auto.detach;
+        let auto = self.auto;
         let session = self.session(channel);
+        if !auto.attach && !session.handles.contains_key(&theirs) {
+            return; // of a link that a test has not answered yet
+        }
         let handle = session
             .handles
             .remove(&theirs)
             .unwrap_or_else(|| panic!("{container}: detached twice: {frame:?}"));
         let link = session.links.get_mut(&handle).expect("a link");
         link.detached = Some(frame.field(2).clone());
-        if auto && !link.detach_sent {
+        if auto.detach && !link.detach_sent {
             self.detach(channel, handle, frame.flag(1), Value::Null);
         }
     }

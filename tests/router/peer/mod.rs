@@ -6,6 +6,7 @@ mod hearing;
 use std::collections::{BTreeMap, VecDeque};
 
 use linkrouterd::amqp::value::Value;
+use linkrouterd::endpoint::outbox::ByteQueue;
 use linkrouterd::router::ConnectionKey;
 
 use crate::wire::{self, Frame, described, string, terminus, uint};
@@ -31,6 +32,7 @@ pub(crate) struct Auto {
 pub(crate) struct Announces {
     pub(crate) max_frame_size: u32,
     pub(crate) idle_time_out: Option<u32>,
+    pub(crate) channel_max: u16,
     pub(crate) window: u32,
     pub(crate) first_transfer_id: u32,
     pub(crate) first_delivery_id: u32,
@@ -41,6 +43,7 @@ impl Default for Announces {
         Announces {
             max_frame_size: 65536,
             idle_time_out: None,
+            channel_max: 8191,
             window: 2048,
             first_transfer_id: 0,
             first_delivery_id: 0,
@@ -116,8 +119,8 @@ pub(crate) struct Peer {
     pub(crate) announces: Announces,
     pub(crate) key: Option<ConnectionKey>,
     /// Bytes on their way to the router.
-    pub(crate) out: VecDeque<u8>,
-    input: Vec<u8>,
+    pub(crate) out: ByteQueue,
+    input: ByteQueue,
     headers: usize,
     /// Every frame from the router, in order, and how many a test has looked at.
     pub(crate) log: Vec<Frame>,
@@ -129,8 +132,10 @@ pub(crate) struct Peer {
     pub(crate) closed: Option<Value>,
     /// Keep the log; long simulations do without.
     pub(crate) keeps_log: bool,
-    /// Largest frame that the router may send.
+    /// Largest frame that the router takes.
     router_max_frame: usize,
+    /// A device that has asked for SASL.
+    uses_sasl: bool,
 }
 
 impl Peer {
@@ -141,8 +146,8 @@ impl Peer {
             auto,
             announces,
             key: None,
-            out: VecDeque::new(),
-            input: Vec::new(),
+            out: ByteQueue::default(),
+            input: ByteQueue::default(),
             headers: 0,
             log: Vec::new(),
             looked: 0,
@@ -153,21 +158,25 @@ impl Peer {
             closed: None,
             keeps_log: true,
             router_max_frame: 512,
+            uses_sasl: false,
         }
     }
 
     // ---- saying things -------------------------------------------------------------------------------------------
 
     pub(crate) fn say(&mut self, frame: &Frame) {
-        let mut bytes = Vec::new();
-        frame.encode(&mut bytes);
-        self.out.extend(bytes);
+        frame.encode(self.out.tail());
     }
 
     /// A device's header and open, without SASL.
     pub(crate) fn open(&mut self) {
-        self.out.extend(wire::AMQP_HEADER);
+        self.out.tail().extend(wire::AMQP_HEADER);
         self.say_open();
+    }
+
+    /// The next header from the router is that of SASL.
+    pub(crate) fn expects_sasl(&mut self) {
+        self.uses_sasl = true;
     }
 
     fn say_open(&mut self) {
@@ -175,7 +184,7 @@ impl Peer {
             string(&self.container),
             string("hub.example"),
             uint(self.announces.max_frame_size),
-            Value::Ushort(8191),
+            Value::Ushort(self.announces.channel_max),
             self.announces.idle_time_out.map_or(Value::Null, uint),
         ];
         self.say(&Frame::new(0, wire::OPEN, fields));
@@ -478,7 +487,7 @@ impl Peer {
     pub(crate) fn next(&mut self) -> Option<Frame> {
         while let Some(frame) = self.log.get(self.looked) {
             self.looked += 1;
-            if frame.code != wire::EMPTY {
+            if frame.code != wire::EMPTY && frame.code < wire::SASL_MECHANISMS {
                 return Some(frame.clone());
             }
         }
@@ -491,6 +500,18 @@ impl Peer {
         match self.next() {
             Some(frame) if frame.code == code => frame,
             other => panic!("{}: expected {code:#x}, got {other:?}", self.container),
+        }
+    }
+
+    /// The next frame that is no flow, which must be of this kind.
+    #[track_caller]
+    pub(crate) fn expect_past_flows(&mut self, code: u64) -> Frame {
+        loop {
+            match self.next() {
+                Some(frame) if frame.code == wire::FLOW => {}
+                Some(frame) if frame.code == code => return frame,
+                other => panic!("{}: expected {code:#x}, got {other:?}", self.container),
+            }
         }
     }
 
@@ -510,9 +531,10 @@ impl Peer {
 
     /// Bytes from the router.
     pub(crate) fn hear(&mut self, bytes: &[u8]) {
-        self.input.extend_from_slice(bytes);
+        self.input.tail().extend_from_slice(bytes);
         while let Some(size) = self.whole_unit() {
-            let unit: Vec<u8> = self.input.drain(..size).collect();
+            let unit = self.input.as_slice().get(..size).expect("whole").to_vec();
+            self.input.consume(size);
             if unit.starts_with(b"AMQP") {
                 self.hear_header(&unit);
                 continue;
@@ -533,7 +555,7 @@ impl Peer {
     }
 
     fn whole_unit(&self) -> Option<usize> {
-        let first = self.input.first_chunk::<4>()?;
+        let first = self.input.as_slice().first_chunk::<4>()?;
         let size = match first {
             b"AMQP" => 8,
             size => u32::from_be_bytes(*size) as usize,
@@ -544,23 +566,29 @@ impl Peer {
     fn hear_header(&mut self, header: &[u8]) {
         self.headers += 1;
         if self.kind == Kind::Device {
-            assert_eq!(header, wire::AMQP_HEADER, "{}", self.container);
+            let is_sasl = std::mem::take(&mut self.uses_sasl);
+            let expected = if is_sasl {
+                wire::SASL_HEADER
+            } else {
+                wire::AMQP_HEADER
+            };
+            assert_eq!(header, expected, "{}", self.container);
         } else if header == wire::SASL_HEADER {
-            self.out.extend(wire::SASL_HEADER);
+            self.out.tail().extend(wire::SASL_HEADER);
             self.say(&Frame::new(
                 0,
                 wire::SASL_MECHANISMS,
                 vec![wire::symbol("ANONYMOUS")],
             ));
         } else {
-            self.out.extend(wire::AMQP_HEADER);
+            self.out.tail().extend(wire::AMQP_HEADER);
         }
     }
 
     fn hear_frame(&mut self, frame: Frame) {
         assert!(self.closed.is_none(), "{}: {frame:?} after close", self.container);
         match frame.code {
-            wire::EMPTY => {}
+            wire::EMPTY | wire::SASL_MECHANISMS | wire::SASL_OUTCOME => {}
             wire::SASL_INIT => self.say(&Frame::new(0, wire::SASL_OUTCOME, vec![Value::Ubyte(0)])),
             wire::OPEN => {
                 assert!(!self.is_open, "{}: a second open", self.container);

@@ -1,6 +1,5 @@
 //! The devices: bare sockets, one task each, all on the row's own thread.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,6 +24,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) enum DeviceWork {
     /// Send messages of this size for a while, as fast as credit and windows let it.
     Send { size: usize, duration: Duration },
+    /// The same, but one message in each interval, the devices spread over it.
+    Paced {
+        size: usize,
+        every: Duration,
+        duration: Duration,
+    },
     /// Receive and accept until the hub detaches the link.
     Receive,
     /// Send one message of this size and wait until it is accepted, again and again for a while.
@@ -118,6 +123,7 @@ async fn wait_for_one(
 }
 
 struct Device {
+    number: u32,
     reader: OwnedReadHalf,
     writer: OwnedWriteHalf,
     input: Input,
@@ -152,6 +158,7 @@ impl Device {
         stream.set_nodelay(true)?;
         let (reader, writer) = stream.into_split();
         let mut device = Self {
+            number: number as u32,
             reader,
             writer,
             input: Input::default(),
@@ -198,7 +205,12 @@ impl Device {
             }
         }
         match work {
-            DeviceWork::Send { size, duration } => self.send_for(size, duration).await?,
+            DeviceWork::Send { size, duration } => self.send_for(size, None, duration).await?,
+            DeviceWork::Paced {
+                size,
+                every,
+                duration,
+            } => self.send_for(size, Some(every), duration).await?,
             DeviceWork::PingPong { size, duration } => self.ping_pong_for(size, duration).await?,
             DeviceWork::Receive => self.receive_until_detached().await?,
             DeviceWork::Idle => {}
@@ -207,15 +219,32 @@ impl Device {
         Ok(std::mem::take(&mut self.state.tally))
     }
 
-    async fn send_for(&mut self, size: usize, duration: Duration) -> Result<(), Failure> {
-        let template = Arc::new(MessageTemplate::new(0, 0, size, self.state.max_frame));
-        let deadline = Instant::now() + duration;
+    async fn send_for(
+        &mut self,
+        size: usize,
+        every: Option<Duration>,
+        duration: Duration,
+    ) -> Result<(), Failure> {
+        let template = MessageTemplate::new(0, 0, size, self.state.max_frame);
+        let begin = Instant::now();
+        let deadline = begin + duration;
+        // Some spread will do; the devices only must not all be due at once.
+        let mut due = every.map(|every| begin + every * (self.number * 37 % 101) / 101);
         let mut written = 0;
         loop {
-            let sending = Instant::now() < deadline;
-            while sending && self.output.len() < OUTPUT_LIMIT && self.state.may_send(template.frames()) {
+            let now = Instant::now();
+            let sending = now < deadline;
+            while sending
+                && due.is_none_or(|due| due <= now)
+                && self.output.len() < OUTPUT_LIMIT
+                && self.state.may_send(template.frames())
+            {
                 self.state.send(&template, &mut self.output);
+                due = due.zip(every).map(|(due, every)| due + every);
             }
+            let wake = due
+                .filter(|due| *due > now)
+                .map_or(deadline, |due| due.min(deadline));
             if !sending && self.state.tally.settled == self.state.tally.sent {
                 return Ok(());
             }
@@ -229,7 +258,7 @@ impl Device {
                         written = 0;
                     }
                 }
-                () = tokio::time::sleep_until(deadline.into()), if sending => {}
+                () = tokio::time::sleep_until(wake.into()), if sending => {}
                 () = patience => {
                     let Tally { sent, settled, .. } = self.state.tally;
                     return Err(Failure::new(format!("{settled} of {sent} messages settled, then nothing more")));

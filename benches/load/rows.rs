@@ -20,6 +20,8 @@ pub(crate) struct Row {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Up,
+    /// Every device sends this often.
+    Paced(Duration),
     Down,
     PingPong,
     Idle,
@@ -56,6 +58,12 @@ pub(crate) fn all(options: &Options) -> Vec<Row> {
         }
     }
     rows.push(Row {
+        name: "1000 devices up, 5 msg/s each, 256 B".into(),
+        devices: 1000,
+        size: 256,
+        kind: Kind::Paced(Duration::from_millis(200)),
+    });
+    rows.push(Row {
         name: "100 devices down, 256 B".into(),
         devices: 100,
         size: 256,
@@ -85,6 +93,14 @@ impl Row {
             Kind::Up => (
                 DeviceWork::Send {
                     size: self.size,
+                    duration,
+                },
+                HubWork::Receive,
+            ),
+            Kind::Paced(every) => (
+                DeviceWork::Paced {
+                    size: self.size,
+                    every,
                     duration,
                 },
                 HubWork::Receive,
@@ -130,7 +146,7 @@ impl Row {
         let taken = counters.deliveries.load(Ordering::Relaxed);
         let sent = counters.sent.load(Ordering::Relaxed);
         match self.kind {
-            Kind::Up | Kind::PingPong => {
+            Kind::Up | Kind::Paced(_) | Kind::PingPong => {
                 let bytes = counters.payload_bytes.load(Ordering::Relaxed);
                 // Each message is one data section: 8 bytes of head and the content.
                 let expected = tally.sent * (self.size as u64 + 8);

@@ -70,5 +70,7 @@ fn follow(performative: &Performative<'_>) {
 /// Whether the trace ends with its complaint; a peer's own text is never the last of it.
 fn is_malformed(text: &str) -> bool {
     let complaint = text.rsplit_once("(malformed at byte ");
-    complaint.and_then(|(_, end)| end.strip_suffix(')')).is_some_and(|at| at.parse::<usize>().is_ok())
+    complaint
+        .and_then(|(_, end)| end.strip_suffix(')'))
+        .is_some_and(|at| at.parse::<usize>().is_ok())
 }

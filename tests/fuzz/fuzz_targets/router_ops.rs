@@ -19,10 +19,15 @@ use linkrouterd::router::settings::{
 use linkrouterd::router::{Action, ConnectionKey, Router, TransportInfo, TransportState};
 
 const MAX_PEERS: usize = 6;
+/// Channels that peers use of their own accord.
+const CHANNELS: usize = 3;
 
 fuzz_target!(|data: &[u8]| {
     let mut world = World::new();
     let mut bytes = Bytes(data);
+    if bytes.next() % 4 != 0 {
+        world.tunnel();
+    }
     while !bytes.0.is_empty() {
         world.step(&mut bytes);
         world.settle();
@@ -68,6 +73,10 @@ struct Peer {
     is_reading: bool,
     /// What the router sent and is not looked at yet.
     received: Vec<u8>,
+    /// Channels on which the peer has begun a session in answer to the router.
+    begun: Vec<Channel>,
+    /// The next delivery-id on each channel.
+    next_ids: [u32; CHANNELS],
     /// Attaches of the router that have no answer yet.
     attaches: Vec<(Channel, String, Handle, Role)>,
 }
@@ -91,6 +100,25 @@ impl World {
         }
     }
 
+    /// A device with a link in each direction, both answered by the hub: where most conversations go wrong.
+    fn tunnel(&mut self) {
+        self.accept(&mut Bytes(&[1]));
+        let mut attaches = Vec::new();
+        write_attach(&mut attaches, Channel(0), "a", Handle(0), Role::Sender);
+        write_attach(&mut attaches, Channel(0), "b", Handle(1), Role::Receiver);
+        self.feed(0, &mut Bytes(&[]), &attaches);
+        self.settle();
+        self.dial(&mut Bytes(&[1]));
+        self.settle();
+        for _ in 0..2 {
+            // The hub is the second peer, and grants ten credits.
+            self.answer(&mut Bytes(&[1, 10]));
+            self.settle();
+        }
+        assert_eq!(self.peers.len(), 2);
+        assert!(self.peers.iter().all(|peer| peer.attaches.is_empty()));
+    }
+
     fn step(&mut self, bytes: &mut Bytes<'_>) {
         match bytes.below(16) {
             0 => self.accept(bytes),
@@ -108,19 +136,21 @@ impl World {
                 }
             }
             6 => {
+                let Some(index) = self.pick(bytes) else { return };
                 let count = bytes.below(40);
-                let noise = bytes.take(count).to_vec();
-                self.feed(bytes, &noise);
+                let noise = bytes.take(count);
+                self.feed(index, bytes, noise);
             }
             _ => {
+                let Some(index) = self.pick(bytes) else { return };
                 let mut frame = Vec::new();
-                write_frame(bytes, &mut frame);
+                write_frame(bytes, &mut self.peers[index].next_ids, &mut frame);
                 // Now and then with one byte changed.
                 if bytes.next() > 240 {
                     let at = bytes.below(frame.len());
                     frame[at] = bytes.next();
                 }
-                self.feed(bytes, &frame);
+                self.feed(index, bytes, &frame);
             }
         }
     }
@@ -148,7 +178,7 @@ impl World {
                 }
                 .write(&mut hello);
             }
-            write_hello(bytes, &mut hello);
+            write_hello(bytes, true, &mut hello);
             self.router.handle_input(key, &hello, self.now);
         }
     }
@@ -163,7 +193,7 @@ impl World {
             let mut hello = ProtocolHeader::Sasl.bytes().to_vec();
             SaslFrame::Mechanisms(vec!["ANONYMOUS"]).write(&mut hello);
             SaslFrame::Outcome(linkrouterd::amqp::sasl::SaslCode::Ok).write(&mut hello);
-            write_hello(bytes, &mut hello);
+            write_hello(bytes, false, &mut hello);
             self.router.handle_input(key, &hello, self.now);
         }
     }
@@ -177,17 +207,18 @@ impl World {
         };
         let key = peer.key;
         let mut frames = Vec::new();
-        if bytes.next() % 4 != 0 {
-            originate::write_begin(
-                &mut frames,
-                channel,
-                Some(channel),
-                TransferId(bytes.number()),
-                10,
-                255,
-            );
+        // A session is begun once; by a hub that is out of its mind, twice.
+        if !peer.begun.contains(&channel) || bytes.next() > 250 {
+            peer.begun.push(channel);
+            originate::write_begin(&mut frames, channel, Some(channel), TransferId(0), 1000, 255);
         }
         write_attach(&mut frames, channel, &name, handle, role.other());
+        if role == Role::Sender {
+            let fields = [0, 1000, 0, 1000, handle.0, 0, u32::from(bytes.next())]
+                .map(Value::Uint)
+                .to_vec();
+            write_composite(&mut frames, channel, 0x13, fields, &[]);
+        }
         self.router.handle_input(key, &frames, self.now);
     }
 
@@ -200,8 +231,7 @@ impl World {
         }
     }
 
-    fn feed(&mut self, bytes: &mut Bytes<'_>, input: &[u8]) {
-        let Some(index) = self.pick(bytes) else { return };
+    fn feed(&mut self, index: usize, bytes: &mut Bytes<'_>, input: &[u8]) {
         let key = self.peers[index].key;
         if self.router.may_read(key) {
             let cut = bytes.below(input.len() + 1);
@@ -301,6 +331,8 @@ fn peer(key: ConnectionKey, is_upstream: bool) -> Peer {
         is_upstream,
         is_reading: true,
         received: Vec::new(),
+        begun: Vec::new(),
+        next_ids: [0; CHANNELS],
         attaches: Vec::new(),
     }
 }
@@ -312,8 +344,8 @@ fn transport() -> TransportInfo {
     }
 }
 
-/// Header, open and perhaps begin and a routed attach, in one packet.
-fn write_hello(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) {
+/// Header, open and, from a device, begin, in one packet.
+fn write_hello(bytes: &mut Bytes<'_>, begins: bool, out: &mut Vec<u8>) {
     out.extend(ProtocolHeader::Amqp.bytes());
     let sizes = [512, 600, 4096, u32::MAX];
     originate::write_open(
@@ -327,15 +359,17 @@ fn write_hello(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) {
             connection_number: 1,
         },
     );
-    if bytes.next() % 4 != 0 {
-        originate::write_begin(out, Channel(0), None, TransferId(bytes.number()), 100, 255);
+    if begins {
+        originate::write_begin(out, Channel(0), None, TransferId(0), 1000, 255);
     }
 }
 
 /// One frame of any kind, with small numbers that may or may not mean something.
-fn write_frame(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) {
-    let channel = Channel(u16::from(bytes.next() % 3));
-    let handle = Handle(bytes.number() % 4);
+fn write_frame(bytes: &mut Bytes<'_>, next_ids: &mut [u32; CHANNELS], out: &mut Vec<u8>) {
+    // Mostly the first session and its first links.
+    let lane = [0, 0, 0, 0, 0, 1, 2][bytes.below(7)];
+    let channel = Channel(lane as u16);
+    let handle = Handle([0, 0, 0, 1, 1, 2, 3][bytes.below(7)]);
     let number = bytes.number();
     let flag = bytes.next();
     let role = if flag & 1 == 0 {
@@ -352,6 +386,7 @@ fn write_frame(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) {
     match bytes.below(10) {
         0 => {
             let remote = (flag & 2 == 0).then_some(channel);
+            next_ids[lane] = number;
             originate::write_begin(out, channel, remote, TransferId(number), number % 50, 255);
         }
         1 | 2 => {
@@ -375,7 +410,15 @@ fn write_frame(bytes: &mut Bytes<'_>, out: &mut Vec<u8>) {
             write_composite(out, channel, 0x13, fields, &[]);
         }
         5..=7 => {
-            let delivery_id = if flag & 4 == 0 { id } else { Value::Null };
+            let delivery_id = match flag & 6 {
+                0 if bytes.next() > 220 => id,
+                2 => Value::Null,
+                _ => {
+                    let next = next_ids[lane];
+                    next_ids[lane] = next.wrapping_add(1);
+                    Value::Uint(next)
+                }
+            };
             let fields = vec![
                 Value::Uint(handle.0),
                 delivery_id,

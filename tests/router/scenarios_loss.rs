@@ -378,6 +378,15 @@ fn a_shutdown_closes_everything_properly() {
     p.world.router.shutdown(p.world.now);
     p.world.run();
     let device = p.world.peer(p.device);
+    let failed = device.expect(wire::DISPOSITION);
+    assert_eq!(settled(&failed), (Some(0), Some(0), true, Some(wire::MODIFIED)));
+    for _ in 0..2 {
+        assert_eq!(
+            condition(device.expect(wire::DETACH).field(2)),
+            Some("amqp:link:detach-forced")
+        );
+    }
+    device.expect(wire::CLOSE);
     assert_eq!(
         condition(&device.closed.clone().expect("closed")),
         Some("amqp:connection:forced")

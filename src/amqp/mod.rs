@@ -32,6 +32,7 @@ pub mod reader;
 pub mod relay;
 pub mod sasl;
 pub mod serial;
+pub mod shrink;
 pub mod terminus;
 pub mod value;
 pub mod writer;

@@ -1,7 +1,6 @@
 //! Writes the performatives that this router itself originates, each with every field, nulls included: a widely used
 //! SDK indexes the list by position.
 
-use super::condition::AmqpError;
 use super::frame::{FrameType, write_frame};
 use super::performative::Role;
 use super::serial::{Channel, DeliveryId, Handle, TransferId};
@@ -143,19 +142,13 @@ pub fn write_disposition(
     });
 }
 
-/// Appends a `detach` (§2.7.7).
-pub fn write_detach(
-    out: &mut Vec<u8>,
-    channel: Channel,
-    handle: Handle,
-    closed: bool,
-    error: Option<&AmqpError>,
-) {
+/// Appends a `detach` (§2.7.7) with an encoded error.
+pub fn write_detach(out: &mut Vec<u8>, channel: Channel, handle: Handle, closed: bool, error: Option<&[u8]>) {
     write_frame(out, FrameType::Amqp, channel, |out| {
         Writer::new(out).composite(0x16, 3, |f| {
             f.uint(handle.0);
             f.boolean(closed);
-            f.optional(error, |f, error| error.write(f));
+            f.optional(error, Writer::raw);
         });
     });
 }

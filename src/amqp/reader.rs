@@ -59,26 +59,19 @@ impl<'a> Reader<'a> {
     #[inline]
     pub fn skip(&mut self) -> Result<&'a [u8], DecodeError> {
         let start = self.rest;
-        // A descriptor may itself be described; a few levels are more than any real peer sends.
-        for _ in 0..MAX_DEPTH {
-            let code = self.byte()?;
-            if code == format::DESCRIBED {
-                self.skip_plain()?;
-                continue;
+        // A described value is two values: its descriptor, which may itself be described, and what it describes.
+        let mut values = 1usize;
+        while values > 0 {
+            match self.byte()? {
+                format::DESCRIBED => values += 1,
+                code => {
+                    self.skip_body(code)?;
+                    values -= 1;
+                }
             }
-            self.skip_body(code)?;
-            let length = start.len() - self.rest.len();
-            return start.get(..length).ok_or(DecodeError::Truncated);
         }
-        Err(DecodeError::TooDeep)
-    }
-
-    /// A descriptor: one value that is not itself described.
-    fn skip_plain(&mut self) -> Result<(), DecodeError> {
-        match self.byte()? {
-            format::DESCRIBED => Err(DecodeError::TooDeep),
-            code => self.skip_body(code),
-        }
+        let length = start.len() - self.rest.len();
+        start.get(..length).ok_or(DecodeError::Truncated)
     }
 
     /// The bytes behind a format code; the code's upper half gives their width (AMQP 1.0 part 1, §1.2).

@@ -455,6 +455,14 @@ impl Connection {
         self.session_mut(channel)?.link_mut(handle)
     }
 
+    /// What the owner has kept with all sessions.
+    pub fn owners(&self) -> impl Iterator<Item = u32> {
+        self.sessions
+            .iter()
+            .flatten()
+            .flat_map(|session| session.owners.iter().copied())
+    }
+
     /// What the owner has kept with all sessions; they are forgotten here.
     pub fn take_owners(&mut self) -> Vec<u32> {
         self.sessions

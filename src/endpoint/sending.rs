@@ -17,6 +17,7 @@ use crate::amqp::originate::{self, OpenFields};
 use crate::amqp::performative::{Role, Transfer};
 use crate::amqp::relay::{self, Written};
 use crate::amqp::serial::{Channel, DeliveryId, Handle};
+use crate::amqp::shrink;
 use crate::amqp::writer::Writer;
 
 impl Connection {
@@ -69,7 +70,8 @@ impl Connection {
         };
         let owners = std::mem::take(&mut session.owners);
         session.state = SessionState::EndSent;
-        self.emit(|out| originate::write_end(out, channel, error));
+        let shorter = error.and_then(|error| shrink::value(error, self.room_for_fields()));
+        self.emit(|out| originate::write_end(out, channel, shorter.as_deref().or(error)));
         owners
     }
 
@@ -151,12 +153,22 @@ impl Connection {
 
     /// Detaches our end with an error of ours.
     pub fn detach_link(&mut self, channel: Channel, handle: Handle, closed: bool, error: Option<&AmqpError>) {
+        let error = error.map(AmqpError::encode);
+        let shorter = error
+            .as_deref()
+            .and_then(|error| shrink::value(error, self.room_for_fields()));
+        let error = shorter.as_deref().or(error.as_deref());
         self.emit(|out| originate::write_detach(out, channel, handle, closed, error));
         self.after_detach(channel, handle);
     }
 
     /// Detaches our end with the other peer's detach.
     pub fn relay_detach(&mut self, channel: Channel, handle: Handle, tail: Tail<'_>) {
+        let shorter = shrink::tail(tail, self.room_for_fields());
+        let tail = Tail {
+            bytes: shorter.as_deref().unwrap_or(tail.bytes),
+            ..tail
+        };
         self.emit(|out| relay::write_detach(out, channel, handle, tail));
         self.after_detach(channel, handle);
     }
@@ -184,6 +196,11 @@ impl Connection {
         else {
             return;
         };
+        let shorter = link.and_then(|(_, tail)| shrink::tail(tail, self.room_for_fields()));
+        let link = link.map(|(handle, tail)| {
+            let bytes = shorter.as_deref().unwrap_or(tail.bytes);
+            (handle, Tail { bytes, ..tail })
+        });
         self.emit(|out| relay::write_flow(out, channel, flow, link));
     }
 
@@ -240,6 +257,11 @@ impl Connection {
         last: DeliveryId,
         tail: Tail<'_>,
     ) {
+        let shorter = shrink::tail(tail, self.room_for_fields());
+        let tail = Tail {
+            bytes: shorter.as_deref().unwrap_or(tail.bytes),
+            ..tail
+        };
         self.emit(|out| relay::write_disposition(out, channel, role, first, last, tail));
     }
 
@@ -295,7 +317,17 @@ impl Connection {
             self.send_open();
         }
         let error = error.map(AmqpError::encode);
-        self.emit(|out| originate::write_close(out, error.as_deref()));
+        let shorter = error
+            .as_deref()
+            .and_then(|error| shrink::value(error, self.room_for_fields()));
+        let error = shorter.as_deref().or(error.as_deref());
+        self.emit(|out| originate::write_close(out, error));
+    }
+
+    /// What the fields of another peer's performative may take in one frame to this one: heads and the fields of our
+    /// own take less than the rest.
+    fn room_for_fields(&self) -> usize {
+        self.remote_max_frame_size.saturating_sub(64)
     }
 
     /// Our AMQP header is out.

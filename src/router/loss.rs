@@ -175,6 +175,25 @@ impl Router {
         self.session_pairs.try_remove(index(number));
     }
 
+    /// Detaches all links of a device, and tells it what became of its deliveries, because we go.
+    pub(super) fn detach_links(&mut self, key: ConnectionKey) {
+        if self.leg(key) == Leg::Upstream {
+            return;
+        }
+        let Some(entry) = self.entry(key) else { return };
+        let error = AmqpError::new(condition::DETACH_FORCED, "the router is shutting down");
+        for number in entry.connection.owners().collect::<Vec<_>>() {
+            self.settle_in_doubt(number);
+            let Some(pair) = self.session_pairs.get(index(number)) else {
+                continue;
+            };
+            let Some(device) = pair.device else { continue };
+            for link in pair.links.clone() {
+                self.detach_from_device(device.connection, device.channel, link, &error);
+            }
+        }
+    }
+
     // ---- the hub goes --------------------------------------------------------------------------------------------
 
     /// The hub ended one session: so does the device's, if it has no other; else only this pair's links go.

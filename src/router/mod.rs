@@ -377,6 +377,7 @@ impl Router {
         for key in devices.into_iter().chain(hubs) {
             let Some(entry) = self.entry(key) else { continue };
             tracing::info!(target: "SERVER", "[C{}] Closing connection on shutdown", entry.connection.number);
+            self.detach_links(key);
             self.release_sessions(key, loss::Farewell::Lost(None));
             if let Some(entry) = self.entry_mut(key) {
                 entry.connection.close(Some(&forced), now);

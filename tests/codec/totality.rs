@@ -91,6 +91,14 @@ fn read_everything(bytes: &[u8]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// A descriptor may be described itself (AMQP 1.0 part 1, §1.2).
+#[test]
+fn a_described_descriptor_is_one_value_to_every_reader() -> Result<(), TestCaseError> {
+    let value = [0x00, 0x00, 0x70, 0, 0, 0, 0, 0x53, 0x00, 0x40];
+    prop_assert!(Reader::new(&value).skip_checked().is_ok());
+    read_everything(&value)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 

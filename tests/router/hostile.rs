@@ -160,7 +160,8 @@ fn feed(world: &mut World, key: ConnectionKey, bytes: &[u8], random: &mut Random
 }
 
 fn each_seed(run: impl Fn(u64)) {
-    for seed in 0..SCHEDULES {
+    let schedules = std::env::var("LINKROUTERD_SCHEDULES").ok();
+    for seed in 0..schedules.and_then(|text| text.parse().ok()).unwrap_or(SCHEDULES) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(seed))) {
             eprintln!("schedule {seed}");
             resume_unwind(panic);

@@ -11,6 +11,7 @@ mod scenarios_connection;
 mod scenarios_detach;
 mod scenarios_loss;
 mod scenarios_transfer;
+mod scenarios_two_hubs;
 mod simulation;
 mod tunnel;
 mod wire;

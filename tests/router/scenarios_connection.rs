@@ -273,3 +273,57 @@ fn a_hub_without_room_for_another_session_refuses_one_link_only() {
     assert_eq!(condition(&refused), Some("amqp:resource-limit-exceeded"));
     assert_eq!(world.router.snapshot().link_pairs, 1);
 }
+
+#[test]
+fn what_a_hub_says_at_length_fits_a_device_with_small_frames() {
+    let mut world = World::new(settings());
+    let small = Announces {
+        max_frame_size: 512,
+        ..Announces::default()
+    };
+    let device = world.device_with("dev", DEVICE_AUTO, small);
+    let other = world.device_with("other", DEVICE_AUTO, small);
+    for id in [device, other] {
+        world.peer(id).attach(0, 0, "up", true, UP);
+        world.run();
+    }
+    let long = "tracking ".repeat(200);
+    let info = Value::Map(vec![(symbol("k"), wire::string(&long))]);
+    let error = wire::error("amqp:link:message-size-exceeded", &long, info);
+    let (channel, handle) = world.hub().find("up@dev", false).expect("attached");
+    world.hub().grant(channel, handle, 5);
+    world.run();
+    world.peer(device).send(0, 0, b"m", false);
+    world.run();
+    world.peer(device).skip();
+    let rejected = wire::described(wire::REJECTED, vec![error.clone()]);
+    world.hub().dispose(channel, true, 0, 0, true, rejected);
+    world.hub().detach(channel, handle, true, error.clone());
+    world.run();
+    // The peer itself sees to it that no frame is too large.
+    let outcome = world.peer(device).expect(wire::DISPOSITION);
+    let (code, fields) = wire::composite(outcome.field(4)).expect("an outcome");
+    assert_eq!((outcome.flag(3), code), (true, wire::REJECTED));
+    let inner = fields.first().expect("an error");
+    assert_eq!(condition(inner), Some("amqp:link:message-size-exceeded"));
+    let detach = world.peer(device).expect(wire::DETACH);
+    assert!(detach.flag(1));
+    let (_, fields) = wire::composite(detach.field(2)).expect("an error");
+    assert!(
+        fields
+            .get(1)
+            .and_then(Value::as_text)
+            .is_some_and(|text| text.starts_with("tracking "))
+    );
+    // An end, a refusal and a close.
+    world
+        .peer(device)
+        .attach(0, 1, "long", true, &"nowhere/".repeat(300));
+    world.run();
+    assert!(world.peer(device).link(0, 1).detached.is_some());
+    world.hub().end(channel, error.clone());
+    world.hub().close(error);
+    world.run();
+    assert!(world.is_alive(device) && world.is_alive(other));
+    assert!(world.peer(other).link(0, 0).detached.is_some());
+}

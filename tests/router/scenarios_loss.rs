@@ -291,6 +291,23 @@ fn an_end_of_the_device_detaches_and_ends_at_the_hub_behind_what_it_sent() {
 }
 
 #[test]
+fn what_a_hub_sends_to_a_device_that_has_said_goodbye_leaves_nothing() {
+    let mut p = tunnel_with(2048, 1);
+    p.world.peer(p.device).send(0, 0, b"one", true);
+    p.world.peer(p.device).send(0, 0, b"two", true);
+    p.world.peer(p.device).end(0, Value::Null);
+    p.world.run();
+    for _ in 0..3 {
+        p.world.peer(p.hub).send(p.down.0, p.down.1, b"too late", false);
+    }
+    p.world.run();
+    p.world.peer(p.hub).widen(p.up.0, 5);
+    p.world.run();
+    let snapshot = p.world.router.snapshot();
+    assert_eq!((snapshot.session_pairs, snapshot.buffered_bytes()), (0, 0));
+}
+
+#[test]
 fn sessions_of_one_device_fall_and_stand_alone() {
     let mut p = tunnel();
     p.world.peer(p.device).begin(9);
@@ -378,6 +395,15 @@ fn a_shutdown_closes_everything_properly() {
     p.world.router.shutdown(p.world.now);
     p.world.run();
     let device = p.world.peer(p.device);
+    let failed = device.expect(wire::DISPOSITION);
+    assert_eq!(settled(&failed), (Some(0), Some(0), true, Some(wire::MODIFIED)));
+    for _ in 0..2 {
+        assert_eq!(
+            condition(device.expect(wire::DETACH).field(2)),
+            Some("amqp:link:detach-forced")
+        );
+    }
+    device.expect(wire::CLOSE);
     assert_eq!(
         condition(&device.closed.clone().expect("closed")),
         Some("amqp:connection:forced")

@@ -442,7 +442,7 @@ impl Simulation {
             }
         }
         for (id, transport) in self.world.peers.iter().enumerate() {
-            if transport.peer.key.is_none() {
+            if transport.peer.key.is_none() || !transport.peer.is_open || transport.peer.close_sent {
                 continue;
             }
             for (&channel, session) in &transport.peer.sessions {
@@ -450,6 +450,13 @@ impl Simulation {
                     continue;
                 }
                 for (&handle, link) in &session.links {
+                    let ends = (link.remote.is_some(), link.detach_sent, link.detached.is_some());
+                    assert!(
+                        matches!(ends, (true, false, false) | (true, true, true)),
+                        "{} {channel}/{handle} {}: attached, detached, answered: {ends:?}",
+                        transport.peer.container,
+                        link.name
+                    );
                     let is_live = link.remote.is_some() && !link.detach_sent && link.detached.is_none();
                     if !link.is_sender || !is_live || link.sent == 0 {
                         continue;

@@ -249,7 +249,7 @@ impl Peer {
     fn hear_detach(&mut self, channel: u16, frame: &Frame) {
         let container = self.container.clone();
         let theirs = frame.uint(0).expect("a handle");
-        let auto = self.auto;
+        let (auto, window) = (self.auto, self.announces.window);
         let session = self.session(channel);
         if !auto.attach && !session.handles.contains_key(&theirs) {
             return; // of a link that a test has not answered yet
@@ -260,6 +260,11 @@ impl Peer {
             .unwrap_or_else(|| panic!("{container}: detached twice: {frame:?}"));
         let link = session.links.get_mut(&handle).expect("a link");
         link.detached = Some(frame.field(2).clone());
+        // Only a window without room excuses it, and a wide one always has some.
+        assert!(
+            link.partial.is_none() || window < 1000,
+            "{container}: a delivery is left open: {frame:?}"
+        );
         if auto.detach && !link.detach_sent {
             self.detach(channel, handle, frame.flag(1), Value::Null);
         }

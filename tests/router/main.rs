@@ -4,6 +4,7 @@
 //! (`LINKROUTERD_SEED=n` replays one, `LINKROUTERD_SCHEDULES=n` changes their number).
 
 mod back_pressure;
+mod hostile;
 mod peer;
 mod scenarios_attach;
 mod scenarios_connection;

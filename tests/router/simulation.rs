@@ -105,7 +105,7 @@ fn run(seed: u64) -> Totals {
         world,
         random,
         totals: Totals::default(),
-        is_calm: seed % 3 == 0,
+        is_calm: seed.is_multiple_of(3),
         next_handle: 0,
         next_device: 0,
         next_channel: 0,

@@ -81,6 +81,7 @@ pub(crate) struct World {
     pub(crate) hub: Option<(Auto, Announces)>,
     pub(crate) hubs_made: usize,
     pub(crate) keeps_logs: bool,
+    pub(crate) hub_ignores_credit: bool,
 }
 
 pub(crate) const DEVICE_AUTO: Auto = Auto {
@@ -167,6 +168,7 @@ impl World {
             hub: Some((HUB_AUTO, Announces::default())),
             hubs_made: 0,
             keeps_logs: true,
+            hub_ignores_credit: false,
         }
     }
 
@@ -256,6 +258,7 @@ impl World {
             peer: "hub".into(),
             tls: Some("TLSv1.3".into()),
         };
+        peer.ignores_credit = self.hub_ignores_credit;
         peer.key = self.router.dialed(connector, info, self.now);
         assert!(peer.key.is_some(), "a dial that the router asked for");
         self.add(peer)

@@ -130,6 +130,8 @@ pub(crate) struct Peer {
     pub(crate) is_open: bool,
     pub(crate) close_sent: bool,
     pub(crate) closed: Option<Value>,
+    /// Does not mind a device that ignores credit: that is between the two ends of a link.
+    pub(crate) ignores_credit: bool,
     /// Keep the log; long simulations do without.
     pub(crate) keeps_log: bool,
     /// Largest frame that the router takes.
@@ -156,6 +158,7 @@ impl Peer {
             is_open: false,
             close_sent: false,
             closed: None,
+            ignores_credit: false,
             keeps_log: true,
             router_max_frame: 512,
             uses_sasl: false,

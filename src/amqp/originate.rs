@@ -3,7 +3,8 @@
 
 use super::frame::{FrameType, write_frame};
 use super::performative::Role;
-use super::serial::{Channel, DeliveryId, Handle, TransferId};
+use super::relay::SessionFlow;
+use super::serial::{Channel, DeliveryId, Handle};
 use super::writer::Writer;
 
 /// The fields of an `open` that differ from connection to connection.
@@ -52,16 +53,15 @@ pub fn write_begin(
     out: &mut Vec<u8>,
     channel: Channel,
     remote_channel: Option<Channel>,
-    next_outgoing_id: TransferId,
-    incoming_window: u32,
+    session: SessionFlow,
     handle_max: u32,
 ) {
     write_frame(out, FrameType::Amqp, channel, |out| {
         Writer::new(out).composite(0x11, 8, |f| {
             f.optional(remote_channel, |f, channel| f.ushort(channel.0));
-            f.uint(next_outgoing_id.0);
-            f.uint(incoming_window);
-            f.uint(u32::MAX); // outgoing-window: what we hold back is bounded elsewhere
+            f.uint(session.next_outgoing_id.0);
+            f.uint(session.incoming_window);
+            f.uint(session.outgoing_window);
             f.uint(handle_max);
             for _ in 0..3 {
                 f.null(); // offered- and desired-capabilities, properties

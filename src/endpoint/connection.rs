@@ -9,6 +9,7 @@ use super::limits;
 use super::link::Link;
 use super::outbox::ByteQueue;
 use super::session::{Session, SessionState};
+use super::window::WindowSize;
 use super::{ConnectionError, trace};
 use crate::amqp::deframer::Deframer;
 use crate::amqp::display::Unit;
@@ -30,8 +31,8 @@ pub struct Announce {
     pub max_frame_size: u32,
     /// `open.channel-max`, enforced.
     pub channel_max: u16,
-    /// Window of every session, in frames.
-    pub session_window: u32,
+    /// Window of every session.
+    pub session_window: WindowSize,
     /// Silence after which the peer is gone; half of it is announced.
     pub idle_timeout: Option<Duration>,
 }
@@ -348,16 +349,9 @@ impl Connection {
                     return Ok(Event::Consumed);
                 };
                 session.on_begin(remote, begin);
-                let next_outgoing_id = session.outgoing.next_id();
+                let numbers = session.flow();
                 self.emit(|out| {
-                    originate::write_begin(
-                        out,
-                        channel,
-                        Some(remote),
-                        next_outgoing_id,
-                        window,
-                        limits::HANDLE_MAX,
-                    );
+                    originate::write_begin(out, channel, Some(remote), numbers, limits::HANDLE_MAX);
                 });
                 channel
             }

@@ -16,12 +16,16 @@ pub const UPSTREAM_CHANNEL_MAX: u16 = 32_767;
 /// device can make us hold is limited in bytes, by [`PARKED_BYTES`].
 pub const DEVICE_WINDOW: u32 = 0x7fff_ffff;
 
-/// Session window towards a hub, in bytes: the most that one device that does not read can make us hold. It is
-/// announced in frames of our max-frame-size, at least [`UPSTREAM_WINDOW_FRAMES`] of them.
+/// Session window towards a hub, in bytes: what one device that does not read makes us hold. It is announced in frames
+/// of the size that the hub sends, at first our max-frame-size; at least [`UPSTREAM_WINDOW_FRAMES`] of them.
 pub const UPSTREAM_WINDOW_BYTES: u32 = 256 * 1024;
 
 /// The least session window towards a hub, in frames.
 pub const UPSTREAM_WINDOW_FRAMES: u32 = 4;
+
+/// The largest session window towards a hub, in frames: enough for thousands of small messages a second over a distant
+/// link. A hub that changes from small frames to the largest can exceed the budget by so many frames, once.
+pub const UPSTREAM_WINDOW_FRAMES_MAX: u32 = 256;
 
 /// Bytes of one session waiting for the hub's window or credit. Beyond it: the device is not read.
 pub const PARKED_BYTES: usize = 256 * 1024;

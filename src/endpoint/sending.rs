@@ -48,15 +48,10 @@ impl Connection {
     /// # Errors
     /// The peer allows no more channels.
     pub fn begin_session(&mut self) -> Result<Channel, ConnectionError> {
-        let window = self.announce.session_window;
-        let channel = self.add_session(Session::new(SessionState::BeginSent, window))?;
-        let next_outgoing_id = self
-            .session(channel)
-            .map(|s| s.outgoing.next_id())
-            .unwrap_or_default();
-        self.emit(|out| {
-            originate::write_begin(out, channel, None, next_outgoing_id, window, limits::HANDLE_MAX);
-        });
+        let session = Session::new(SessionState::BeginSent, self.announce.session_window);
+        let numbers = session.flow();
+        let channel = self.add_session(session)?;
+        self.emit(|out| originate::write_begin(out, channel, None, numbers, limits::HANDLE_MAX));
         Ok(channel)
     }
 

@@ -3,7 +3,7 @@
 use super::SessionError;
 use super::limits;
 use super::link::{End, Link};
-use super::window::{IncomingWindow, OutgoingWindow};
+use super::window::{IncomingWindow, OutgoingWindow, WindowSize};
 use crate::amqp::performative::{Attach, Begin, Flow, Role, Transfer};
 use crate::amqp::relay::SessionFlow;
 use crate::amqp::serial::{Channel, DeliveryId, Handle};
@@ -46,7 +46,7 @@ pub struct Session {
 }
 
 impl Session {
-    pub(super) fn new(state: SessionState, window: u32) -> Self {
+    pub(super) fn new(state: SessionState, window: WindowSize) -> Self {
         Session {
             state,
             remote_channel: None,
@@ -150,7 +150,10 @@ impl Session {
     /// A transfer came in: counts it and checks that deliveries follow each other properly on its link.
     #[inline]
     pub(super) fn on_transfer(&mut self, transfer: &Transfer<'_>) -> Result<Handle, SessionError> {
-        if !self.incoming.receive() {
+        if !self
+            .incoming
+            .receive(transfer.tail.bytes.len() + transfer.payload.len())
+        {
             return Err(SessionError::WindowViolation);
         }
         let handle = self.local_handle(transfer.handle)?;
@@ -242,6 +245,7 @@ impl Session {
             next_incoming_id: self.incoming.next_id(),
             incoming_window: self.incoming.remaining(),
             next_outgoing_id: self.outgoing.next_id(),
+            // What we hold back is bounded elsewhere.
             outgoing_window: u32::MAX,
         }
     }

@@ -15,6 +15,7 @@ use crate::endpoint::ConnectionError;
 use crate::endpoint::connection::{Announce, Connection, Side};
 use crate::endpoint::handshake::SaslCredentials;
 use crate::endpoint::limits;
+use crate::endpoint::window::WindowSize;
 
 /// Whose connection it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +75,7 @@ pub(super) fn listener(router: &RouterSettings, listener: &ListenerSettings) -> 
         hostname: None,
         max_frame_size: listener.limits.max_frame_size.max(limits::MIN_FRAME_SIZE),
         channel_max: listener.limits.channel_max,
-        session_window: listener.limits.incoming_window.unwrap_or(limits::DEVICE_WINDOW),
+        session_window: WindowSize::Frames(listener.limits.incoming_window.unwrap_or(limits::DEVICE_WINDOW)),
         idle_timeout: listener.limits.idle_timeout,
     };
     (Arc::new(side), Arc::new(announce))
@@ -86,7 +87,10 @@ pub(super) fn connector(
     connector: &ConnectorSettings,
 ) -> (Arc<Side>, Arc<Announce>) {
     let max_frame_size = connector.limits.max_frame_size.max(limits::MIN_FRAME_SIZE);
-    let default_window = (limits::UPSTREAM_WINDOW_BYTES / max_frame_size).max(limits::UPSTREAM_WINDOW_FRAMES);
+    let default_window = WindowSize::Bytes {
+        budget: limits::UPSTREAM_WINDOW_BYTES,
+        least: (limits::UPSTREAM_WINDOW_BYTES / max_frame_size).max(limits::UPSTREAM_WINDOW_FRAMES),
+    };
     let plain = match (&connector.sasl_username, &connector.sasl_password) {
         (Some(user), Some(password)) => Some((user.clone(), password.expose().clone())),
         _ => None,
@@ -104,7 +108,10 @@ pub(super) fn connector(
         hostname: Some(connector.hostname.clone()),
         max_frame_size,
         channel_max: connector.limits.channel_max.min(limits::UPSTREAM_CHANNEL_MAX),
-        session_window: connector.limits.incoming_window.unwrap_or(default_window),
+        session_window: connector
+            .limits
+            .incoming_window
+            .map_or(default_window, WindowSize::Frames),
         idle_timeout: connector.limits.idle_timeout,
     };
     (Arc::new(side), Arc::new(announce))

@@ -11,6 +11,7 @@ use crate::amqp::condition::{self, AmqpError};
 use crate::amqp::performative::{Attach, Performative, Role};
 use crate::amqp::serial::{Channel, Handle};
 use crate::amqp::terminus::{Terminus, TerminusKind};
+use crate::endpoint::SessionError;
 use crate::endpoint::limits;
 use crate::endpoint::session::AttachKind;
 
@@ -291,12 +292,13 @@ impl Router {
                 .attach_link(upstream.channel, &upstream_name, role, number, attach.tail);
         let handle = match attached {
             Ok(handle) => handle,
-            Err(_) => {
+            Err(error) => {
                 connector.names.remove(&(role, upstream_name));
-                return Err(AmqpError::new(
-                    condition::RESOURCE_LIMIT_EXCEEDED,
-                    "the hub allows no more links on a session",
-                ));
+                let what = match error {
+                    SessionError::AttachTooLarge => "the attach is larger than the hub's frames",
+                    _ => "the hub allows no more links on a session",
+                };
+                return Err(AmqpError::new(condition::RESOURCE_LIMIT_EXCEEDED, what));
             }
         };
         let flow = match self.link_pairs.get_mut(index(number)) {

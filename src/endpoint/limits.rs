@@ -9,6 +9,11 @@ pub const MIN_FRAME_SIZE: u32 = 512;
 /// among devices need a few links per device. Beyond it: End with `amqp:session:unattached-handle`.
 pub const HANDLE_MAX: u32 = 4095;
 
+/// Links of one device connection, over all its sessions, so that handles times channels is not what one peer can make
+/// us hold. Azure SDKs attach about five for each of the 1000 identities that a connection may carry. Beyond it: End
+/// with `amqp:resource-limit-exceeded`.
+pub const DEVICE_LINKS: usize = 8192;
+
 /// Channel numbers that a hub may use: it answers ours with numbers of its own choice.
 pub const UPSTREAM_CHANNEL_MAX: u16 = 32_767;
 

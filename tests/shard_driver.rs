@@ -468,6 +468,7 @@ async fn gateway_process() {
         .finish();
     tracing::subscriber::set_global_default(subscriber).unwrap();
     let gateway = Gateway::start(settings());
+    println!("Listening on {}", gateway.address);
     tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()))
         .await
         .unwrap()

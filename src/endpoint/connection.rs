@@ -10,7 +10,7 @@ use super::link::Link;
 use super::outbox::ByteQueue;
 use super::session::{Session, SessionState};
 use super::window::WindowSize;
-use super::{ConnectionError, trace};
+use super::{ConnectionError, SessionError, trace};
 use crate::amqp::deframer::Deframer;
 use crate::amqp::display::Unit;
 use crate::amqp::frame::{Frame, FrameType, HEARTBEAT, MIN_MAX_FRAME_SIZE};
@@ -247,6 +247,7 @@ impl Connection {
             _ => {}
         }
         let channel = self.local_channel(remote)?;
+        let is_full = matches!(performative, Performative::Attach(_)) && self.is_full_of_links();
         let Some(session) = self
             .sessions
             .get_mut(usize::from(channel.0))
@@ -289,6 +290,7 @@ impl Connection {
                 disposition,
                 body,
             },
+            Performative::Attach(_) if is_full => return Err(fault(SessionError::TooManyLinks)),
             Performative::Attach(attach) => {
                 let (handle, kind) = session.on_attach(&attach).map_err(fault)?;
                 Event::Attach {
@@ -320,6 +322,17 @@ impl Connection {
             }
             Performative::Open(_) | Performative::Close(_) | Performative::Begin(_) => Event::Consumed,
         })
+    }
+
+    fn is_full_of_links(&self) -> bool {
+        matches!(*self.side, Side::Listener { .. })
+            && self
+                .sessions
+                .iter()
+                .flatten()
+                .map(|session| session.link_count())
+                .sum::<usize>()
+                >= limits::DEVICE_LINKS
     }
 
     fn on_begin<'f>(&mut self, remote: Channel, begin: &Begin) -> Result<Event<'f>, Fault> {

@@ -9,6 +9,11 @@ pub const MIN_FRAME_SIZE: u32 = 512;
 /// among devices need a few links per device. Beyond it: End with `amqp:session:unattached-handle`.
 pub const HANDLE_MAX: u32 = 4095;
 
+/// Links of one device connection, over all its sessions, so that handles times channels is not what one peer can make
+/// us hold. Azure SDKs attach about five for each of the 1000 identities that a connection may carry. Beyond it: End
+/// with `amqp:resource-limit-exceeded`.
+pub const DEVICE_LINKS: usize = 8192;
+
 /// Channel numbers that a hub may use: it answers ours with numbers of its own choice.
 pub const UPSTREAM_CHANNEL_MAX: u16 = 32_767;
 
@@ -54,7 +59,7 @@ pub const TRACKED_DELIVERIES: u64 = 1 << 20;
 pub const WAITING_ATTACHES: usize = 8192;
 
 /// Bytes of one attach, held while its connector is dialed, and of the last flow behind it.
-pub const WAITING_ATTACH_BYTES: usize = 16 * 1024;
+pub const WAITING_ATTACH_BYTES: usize = 4 * 1024;
 
 /// How long a peer may take to answer our Close before the transport is shut down.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);

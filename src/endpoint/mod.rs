@@ -109,6 +109,12 @@ pub enum SessionError {
     /// A transfer from the end that receives.
     #[error("transfer on handle {0}, whose sender is this end")]
     TransferFromReceiver(Handle),
+    /// An attach that is larger than the peer's frames, even without what it can do without.
+    #[error("the attach is larger than the peer's max-frame-size allows")]
+    AttachTooLarge,
+    /// More links than one device connection may have.
+    #[error("more links than one connection may have")]
+    TooManyLinks,
     /// A delivery that begins without an id.
     #[error("the first transfer of a delivery has no delivery-id")]
     MissingDeliveryId,
@@ -124,6 +130,7 @@ impl SessionError {
             SessionError::WindowViolation => condition::WINDOW_VIOLATION,
             SessionError::TransferFromReceiver(_) => condition::ERRANT_LINK,
             SessionError::MissingDeliveryId => condition::INVALID_FIELD,
+            SessionError::AttachTooLarge | SessionError::TooManyLinks => condition::RESOURCE_LIMIT_EXCEEDED,
         }
     }
 }

@@ -71,6 +71,9 @@ impl Connection {
     }
 
     /// Attaches a link of ours, with another peer's attach behind the role.
+    ///
+    /// # Errors
+    /// The peer allows no more links on the session, or none whose attach is so large.
     pub fn attach_link(
         &mut self,
         channel: Channel,
@@ -79,6 +82,7 @@ impl Connection {
         owner: u32,
         tail: Tail<'_>,
     ) -> Result<Handle, SessionError> {
+        self.trimmed_attach(name, tail)?;
         let session = self
             .session_mut(channel)
             .ok_or(SessionError::HandleMax(Handle(0)))?;
@@ -101,24 +105,28 @@ impl Connection {
         self.emit_attach(channel, &name, handle, role, tail);
     }
 
-    /// An attach cannot be split into frames: for a peer with small frames it loses what it can do without.
     fn emit_attach(&mut self, channel: Channel, name: &str, handle: Handle, role: Role, tail: Tail<'_>) {
-        let room = self.remote_max_frame_size;
-        let fixed = name.len() + 32;
-        let mut trimmed: Option<Vec<u8>> = None;
-        let mut dropped = 0;
-        while trimmed.as_deref().unwrap_or(tail.bytes).len() + fixed > room {
-            dropped += 1;
-            match relay::trimmed_attach_tail(tail, dropped) {
-                Some(shorter) => trimmed = Some(shorter),
-                None => break,
-            }
-        }
+        // What does not fit without its expendable fields either can only be said whole.
+        let trimmed = self.trimmed_attach(name, tail).unwrap_or_default();
         let tail = Tail {
             count: tail.count,
             bytes: trimmed.as_deref().unwrap_or(tail.bytes),
         };
         self.emit(|out| relay::write_attach(out, channel, name, handle, role, tail));
+    }
+
+    /// An attach cannot be split into frames: for a peer with small frames it loses what it can do without.
+    /// `Ok(None)`: it fits as it is.
+    fn trimmed_attach(&self, name: &str, tail: Tail<'_>) -> Result<Option<Vec<u8>>, SessionError> {
+        let room = self.remote_max_frame_size.saturating_sub(name.len() + 32);
+        if tail.bytes.len() <= room {
+            return Ok(None);
+        }
+        (1..)
+            .map_while(|dropped| relay::trimmed_attach_tail(tail, dropped))
+            .find(|shorter| shorter.len() <= room)
+            .map(Some)
+            .ok_or(SessionError::AttachTooLarge)
     }
 
     /// Refuses the peer's attach: answers it with a null terminus on our side, and detaches (AMQP 1.0 part 2, §2.6.3).

@@ -219,6 +219,11 @@ impl Session {
             .and_then(Option::as_deref_mut)
     }
 
+    /// How many links there are, at most.
+    pub(super) const fn link_count(&self) -> usize {
+        self.links.len()
+    }
+
     /// All links with their handles.
     pub fn links(&self) -> impl Iterator<Item = (Handle, &Link)> {
         self.links

@@ -11,6 +11,7 @@ use crate::amqp::condition::{self, AmqpError};
 use crate::amqp::performative::{Attach, Performative, Role};
 use crate::amqp::serial::{Channel, Handle};
 use crate::amqp::terminus::{Terminus, TerminusKind};
+use crate::endpoint::SessionError;
 use crate::endpoint::limits;
 use crate::endpoint::session::AttachKind;
 
@@ -291,12 +292,13 @@ impl Router {
                 .attach_link(upstream.channel, &upstream_name, role, number, attach.tail);
         let handle = match attached {
             Ok(handle) => handle,
-            Err(_) => {
+            Err(error) => {
                 connector.names.remove(&(role, upstream_name));
-                return Err(AmqpError::new(
-                    condition::RESOURCE_LIMIT_EXCEEDED,
-                    "the hub allows no more links on a session",
-                ));
+                let what = match error {
+                    SessionError::AttachTooLarge => "the attach is larger than the hub's frames",
+                    _ => "the hub allows no more links on a session",
+                };
+                return Err(AmqpError::new(condition::RESOURCE_LIMIT_EXCEEDED, what));
             }
         };
         let flow = match self.link_pairs.get_mut(index(number)) {
@@ -348,9 +350,9 @@ impl Router {
             target: "ROUTER_CORE",
             "[C{}] Link '{}' refused: {} {}",
             entry.connection.number,
-            attach.name.escape_debug(),
+            excerpt(attach.name),
             error.condition,
-            error.description.escape_debug()
+            excerpt(&error.description)
         );
         let (source, target) = match attach.role {
             Role::Sender => (attach.source, None),
@@ -535,6 +537,11 @@ impl Router {
     }
 }
 
+/// What a peer wrote, as log lines show it: without control characters, and not as long as a frame.
+fn excerpt(text: &str) -> String {
+    text.chars().take(256).flat_map(char::escape_debug).collect()
+}
+
 /// A terminus as log lines show it (qdrouterd 1.19).
 fn describe(encoded: Option<&[u8]>) -> String {
     let Some(Ok(terminus)) = encoded.map(Terminus::parse) else {
@@ -548,7 +555,7 @@ fn describe(encoded: Option<&[u8]>) -> String {
         text.push_str("(dyn)");
     }
     match terminus.address {
-        Some(address) => text.extend(address.chars().take(256).flat_map(char::escape_debug)),
+        Some(address) => text.push_str(&excerpt(address)),
         None => text.push_str("<none>"),
     }
     text.push_str(match terminus.durable {

@@ -248,3 +248,28 @@ fn a_hub_that_breaks_the_rules_is_survived() {
     });
     assert!(carried.get() > 200, "{carried:?}");
 }
+
+#[test]
+fn a_device_may_not_attach_links_without_end() {
+    let mut world = World::new(settings());
+    world.keeps_logs = false;
+    let device = world.device("greedy");
+    // It does not detach what was refused.
+    world.peer(device).auto.detach = false;
+    for channel in 1..=5 {
+        world.peer(device).begin(channel);
+        for handle in 0..2000 {
+            let name = format!("l{handle}");
+            world.peer(device).attach(channel, handle, &name, true, "nowhere");
+        }
+        world.run();
+    }
+    assert!(world.is_alive(device));
+    let sessions = &world.peer(device).sessions;
+    assert!(
+        sessions.contains_key(&4) && !sessions.contains_key(&5),
+        "the last one is ended"
+    );
+    world.lose(device);
+    assert_eq!(world.router.snapshot(), linkrouterd::router::Snapshot::default());
+}

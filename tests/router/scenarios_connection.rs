@@ -327,3 +327,32 @@ fn what_a_hub_says_at_length_fits_a_device_with_small_frames() {
     assert!(world.is_alive(device) && world.is_alive(other));
     assert!(world.peer(other).link(0, 0).detached.is_some());
 }
+
+#[test]
+fn an_attach_that_no_frame_of_the_hub_holds_is_refused_and_the_hub_is_spared() {
+    let mut world = World::new(settings());
+    let small = Announces {
+        max_frame_size: 512,
+        ..Announces::default()
+    };
+    world.hub = Some((HUB_AUTO, small));
+    let device = world.device("dev");
+    world.peer(device).attach(0, 0, &"n".repeat(5000), true, UP);
+    world
+        .peer(device)
+        .attach(0, 1, "far", true, &format!("{UP}/{}", "x".repeat(5000)));
+    world.peer(device).attach(0, 2, "up", true, UP);
+    world.run();
+    for handle in [0, 1] {
+        let refused = world
+            .peer(device)
+            .link(0, handle)
+            .detached
+            .clone()
+            .expect("refused");
+        assert_eq!(condition(&refused), Some("amqp:resource-limit-exceeded"));
+    }
+    assert!(world.peer(device).link(0, 2).detached.is_none());
+    assert!(world.hub().find("up@dev", false).is_some());
+    assert_eq!((world.hubs_made, world.router.snapshot().link_pairs), (1, 1));
+}

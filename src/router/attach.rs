@@ -158,7 +158,10 @@ impl Router {
             let way = if direction == Direction::In { "in" } else { "out" };
             let mut error = AmqpError::new(
                 condition::NOT_FOUND,
-                format!("No link route with direction {way} matches the address '{address}'"),
+                format!(
+                    "No link route with direction {way} matches the address '{}'",
+                    excerpt(address)
+                ),
             );
             if address == COORDINATOR {
                 error.condition = condition::PRECONDITION_FAILED;

@@ -204,7 +204,13 @@ impl Connection {
                     Performative::Open(open) => Ok(self.on_open(open)),
                     // qdrouterd 1.19 and others close without an open of their own when they refuse.
                     Performative::Close(error) => Ok(self.on_close(error)),
-                    _ => Err(ConnectionError::Unexpected("a frame before open").into()),
+                    Performative::Begin(_)
+                    | Performative::Attach(_)
+                    | Performative::Flow(_)
+                    | Performative::Transfer(_)
+                    | Performative::Disposition(_)
+                    | Performative::Detach(_)
+                    | Performative::End(_) => Err(ConnectionError::Unexpected("a frame before open").into()),
                 }
             }
             (Phase::CloseSent { .. }, FrameType::Amqp) => {
@@ -244,7 +250,12 @@ impl Connection {
             Performative::Open(_) => return Err(ConnectionError::Unexpected("a second open").into()),
             Performative::Close(error) => return Ok(self.on_close(error)),
             Performative::Begin(begin) => return self.on_begin(remote, &begin),
-            _ => {}
+            Performative::Attach(_)
+            | Performative::Flow(_)
+            | Performative::Transfer(_)
+            | Performative::Disposition(_)
+            | Performative::Detach(_)
+            | Performative::End(_) => {}
         }
         let channel = self.local_channel(remote)?;
         let is_full = matches!(performative, Performative::Attach(_)) && self.is_full_of_links();
@@ -498,22 +509,18 @@ impl Connection {
 
     /// When [`on_timeout`](Self::on_timeout) wants to be called.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let idle = match self.phase {
-            Phase::CloseSent { deadline } => Some(deadline),
+        if self.phase == Phase::Over {
             // A peer that does not even read our Close is not waited for.
-            Phase::Over => {
-                return (!self.outbox.is_empty()).then(|| self.last_output + limits::CLOSE_TIMEOUT);
-            }
-            _ => self
-                .announce
-                .idle_timeout
-                .filter(|_| self.open_sent)
-                .map(|limit| self.last_input + limit),
+            return (!self.outbox.is_empty()).then(|| self.last_output + limits::CLOSE_TIMEOUT);
+        }
+        let idle = if let Phase::CloseSent { deadline } = self.phase {
+            Some(deadline)
+        } else {
+            let limit = self.announce.idle_timeout.filter(|_| self.open_sent);
+            limit.map(|limit| self.last_input + limit)
         };
-        let heartbeat = match self.phase {
-            Phase::Opened => self.heartbeat.map(|interval| self.last_output + interval),
-            _ => None,
-        };
+        let heartbeat = self.heartbeat.filter(|_| self.phase == Phase::Opened);
+        let heartbeat = heartbeat.map(|interval| self.last_output + interval);
         [idle, heartbeat, self.handshake_deadline]
             .into_iter()
             .flatten()

@@ -307,10 +307,17 @@ impl Connection {
             ConnectionError::HandshakeTimeout | ConnectionError::ProtocolMismatch(_) => {}
             // What it has not read so far it will not read now.
             ConnectionError::NotReading(_) => self.outbox.clear(),
-            _ if self.speaks_amqp() && !matches!(self.phase, Phase::CloseSent { .. } | Phase::Over) => {
-                self.write_open_and_close(Some(&close));
+            ConnectionError::UnknownProtocol(_)
+            | ConnectionError::Framing(_)
+            | ConnectionError::Decode(_)
+            | ConnectionError::Unexpected(_)
+            | ConnectionError::Channel(_)
+            | ConnectionError::Sasl(_)
+            | ConnectionError::IdleTimeout => {
+                if self.speaks_amqp() && !matches!(self.phase, Phase::CloseSent { .. } | Phase::Over) {
+                    self.write_open_and_close(Some(&close));
+                }
             }
-            _ => {}
         }
         self.finish();
     }

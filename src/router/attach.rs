@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use super::connection::{Kind, index};
-use super::connector::State;
 use super::pair::{Leg, LinkPair, SessionPair, SessionRef, Waiting, Way};
 use super::settings::{ConnectorId, Destination, Direction, ErrorConditions};
 use super::{ConnectionKey, Router};
@@ -184,14 +183,13 @@ impl Router {
             let serves = |(position, connector): (usize, &super::Connector)| {
                 let is_it = match &route.destination {
                     Destination::Connection(name) => connector.settings.name == *name,
-                    Destination::Container(id) => match connector.state {
-                        State::Open(_) => connector.container_id.as_ref() == Some(id),
-                        // Not known yet, or was it when it was last open: worth waiting for.
-                        _ => {
-                            connector.is_persistent()
-                                && connector.container_id.as_ref().is_none_or(|c| c == id)
-                        }
-                    },
+                    Destination::Container(id) if connector.open_connection().is_some() => {
+                        connector.container_id.as_ref() == Some(id)
+                    }
+                    // Not known yet, or was it when it was last open: worth waiting for.
+                    Destination::Container(id) => {
+                        connector.is_persistent() && connector.container_id.as_ref().is_none_or(|c| c == id)
+                    }
                 };
                 is_it.then_some(ConnectorId(position))
             };
@@ -297,9 +295,10 @@ impl Router {
             Ok(handle) => handle,
             Err(error) => {
                 connector.names.remove(&(role, upstream_name));
-                let what = match error {
-                    SessionError::AttachTooLarge => "the attach is larger than the hub's frames",
-                    _ => "the hub allows no more links on a session",
+                let what = if error == SessionError::AttachTooLarge {
+                    "the attach is larger than the hub's frames"
+                } else {
+                    "the hub allows no more links on a session"
                 };
                 return Err(AmqpError::new(condition::RESOURCE_LIMIT_EXCEEDED, what));
             }

@@ -244,11 +244,10 @@ impl Router {
             Kind::Upstream(id) => {
                 let settings = self.connectors.get(id.0).map(|c| &c.settings);
                 let (address, name) = settings.map_or(("", ""), |s| (s.address.as_str(), s.name.as_str()));
-                let advice = match error {
-                    ConnectionError::Sasl(_) => {
-                        format!("; check saslUsername, saslPassword and saslMechanisms of connector {name}")
-                    }
-                    _ => String::new(),
+                let advice = if let ConnectionError::Sasl(_) = error {
+                    format!("; check saslUsername, saslPassword and saslMechanisms of connector {name}")
+                } else {
+                    String::new()
                 };
                 tracing::warn!(
                     target: "SERVER",

@@ -17,7 +17,8 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::cast_possible_truncation,
-    clippy::panic
+    clippy::panic,
+    clippy::wildcard_enum_match_arm
 )]
 #![cfg_attr(
     test,

@@ -9,6 +9,7 @@ use linkrouterd::amqp::frame::{Frame, FrameType};
 use linkrouterd::amqp::header::ProtocolHeader;
 use linkrouterd::amqp::originate::{self, OpenFields};
 use linkrouterd::amqp::performative::{Performative, Role};
+use linkrouterd::amqp::relay::SessionFlow;
 use linkrouterd::amqp::sasl::SaslFrame;
 use linkrouterd::amqp::serial::{Channel, DeliveryId, Handle, TransferId};
 use linkrouterd::amqp::value::Value;
@@ -210,7 +211,7 @@ impl World {
         // A session is begun once; by a hub that is out of its mind, twice.
         if !peer.begun.contains(&channel) || bytes.next() > 250 {
             peer.begun.push(channel);
-            originate::write_begin(&mut frames, channel, Some(channel), TransferId(0), 1000, 255);
+            originate::write_begin(&mut frames, channel, Some(channel), numbers(0, 1000), 255);
         }
         write_attach(&mut frames, channel, &name, handle, role.other());
         if role == Role::Sender {
@@ -360,7 +361,17 @@ fn write_hello(bytes: &mut Bytes<'_>, begins: bool, out: &mut Vec<u8>) {
         },
     );
     if begins {
-        originate::write_begin(out, Channel(0), None, TransferId(0), 1000, 255);
+        originate::write_begin(out, Channel(0), None, numbers(0, 1000), 255);
+    }
+}
+
+/// What a begin says of a session's windows.
+fn numbers(next_outgoing_id: u32, incoming_window: u32) -> SessionFlow {
+    SessionFlow {
+        next_incoming_id: None,
+        incoming_window,
+        next_outgoing_id: TransferId(next_outgoing_id),
+        outgoing_window: u32::MAX,
     }
 }
 
@@ -387,7 +398,7 @@ fn write_frame(bytes: &mut Bytes<'_>, next_ids: &mut [u32; CHANNELS], out: &mut 
         0 => {
             let remote = (flag & 2 == 0).then_some(channel);
             next_ids[lane] = number;
-            originate::write_begin(out, channel, remote, TransferId(number), number % 50, 255);
+            originate::write_begin(out, channel, remote, numbers(number, number % 50), 255);
         }
         1 | 2 => {
             let name = ["a", "b", "c"][bytes.below(3)];

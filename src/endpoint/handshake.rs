@@ -202,3 +202,74 @@ impl Connection {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(credentials: &SaslCredentials, offered: &[&str]) -> Option<(&'static str, Vec<u8>)> {
+        credentials
+            .choose(offered)
+            .map(|choice| (choice.mechanism, choice.initial_response))
+    }
+
+    /// What IoT Hub offers.
+    const HUB: [&str; 4] = ["EXTERNAL", "MSSBCBS", "ANONYMOUS", "PLAIN"];
+
+    #[test]
+    fn without_credentials_it_is_anonymous() {
+        let credentials = SaslCredentials {
+            trace: "Router.A".into(),
+            ..SaslCredentials::default()
+        };
+        assert_eq!(
+            chosen(&credentials, &HUB),
+            Some(("ANONYMOUS", b"Router.A".to_vec()))
+        );
+        assert_eq!(chosen(&credentials, &["PLAIN", "EXTERNAL"]), None);
+        assert_eq!(chosen(&credentials, &[]), None);
+    }
+
+    #[test]
+    fn the_strongest_that_can_work_is_chosen() {
+        let mut credentials = SaslCredentials {
+            plain: Some(("rule".into(), "key".into())),
+            ..SaslCredentials::default()
+        };
+        assert_eq!(
+            chosen(&credentials, &HUB),
+            Some(("PLAIN", b"\0rule\0key".to_vec()))
+        );
+        credentials.external = true;
+        assert_eq!(chosen(&credentials, &HUB), Some(("EXTERNAL", Vec::new())));
+        assert_eq!(
+            chosen(&credentials, &["ANONYMOUS", "PLAIN"]).map(|c| c.0),
+            Some("PLAIN")
+        );
+    }
+
+    #[test]
+    fn what_the_file_does_not_list_is_never_chosen() {
+        let mut credentials = SaslCredentials {
+            mechanisms: vec!["anonymous".into()],
+            plain: Some(("rule".into(), "key".into())),
+            external: true,
+            trace: String::new(),
+        };
+        assert_eq!(chosen(&credentials, &HUB).map(|c| c.0), Some("ANONYMOUS"));
+        credentials.mechanisms = vec!["MSSBCBS".into()];
+        assert_eq!(chosen(&credentials, &HUB).map(|c| c.0), Some("MSSBCBS"));
+        credentials.mechanisms = vec!["PLAIN".into()];
+        credentials.plain = None;
+        assert_eq!(chosen(&credentials, &HUB), None);
+    }
+
+    #[test]
+    fn devices_get_what_the_listener_offers_and_nothing_else() {
+        let offered = ["ANONYMOUS".to_owned(), "MSSBCBS".to_owned()];
+        assert_eq!(judge(&offered, "MSSBCBS"), SaslCode::Ok);
+        assert_eq!(judge(&offered, "anonymous"), SaslCode::Ok);
+        assert_eq!(judge(&offered, "PLAIN"), SaslCode::Auth);
+        assert_eq!(judge(&offered[..1], "MSSBCBS"), SaslCode::Auth);
+    }
+}

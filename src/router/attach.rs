@@ -539,9 +539,9 @@ impl Router {
     }
 }
 
-/// What a peer wrote, as log lines show it: without control characters, and not as long as a frame.
+/// What a peer wrote, as log lines show it: not as long as a frame. (The log escapes control characters.)
 fn excerpt(text: &str) -> String {
-    text.chars().take(256).flat_map(char::escape_debug).collect()
+    text.chars().take(256).collect()
 }
 
 /// A terminus as log lines show it (qdrouterd 1.19).

@@ -242,17 +242,22 @@ impl Router {
                 );
             }
             Kind::Upstream(id) => {
-                let settings = self.connectors.get(id.0).map(|c| &c.settings);
-                let (address, name) = settings.map_or(("", ""), |s| (s.address.as_str(), s.name.as_str()));
-                let advice = if let ConnectionError::Sasl(_) = error {
-                    format!("; check saslUsername, saslPassword and saslMechanisms of connector {name}")
-                } else {
-                    String::new()
-                };
-                tracing::warn!(
-                    target: "SERVER",
-                    "[C{number}] Connection to {address} failed: {condition} {error}{advice}"
-                );
+                if let Some(connector) = self.connectors.get_mut(id.0)
+                    && let Some(again) = connector.is_news(&error.to_string(), self.now)
+                {
+                    let settings = &connector.settings;
+                    let advice = if let ConnectionError::Sasl(_) = error {
+                        let name = &settings.name;
+                        format!("; check saslUsername, saslPassword and saslMechanisms of connector {name}")
+                    } else {
+                        String::new()
+                    };
+                    tracing::warn!(
+                        target: "SERVER",
+                        "[C{number}] Connection to {} failed: {condition} {error}{advice}{again}",
+                        settings.address
+                    );
+                }
             }
         }
         self.release_sessions(key, Farewell::Lost(Some(format!("{condition} {error}"))));
@@ -408,10 +413,7 @@ impl Router {
         let Some(connector) = self.connectors.get_mut(id.0) else {
             return;
         };
-        connector.state = State::Open(key);
-        connector.failures = 0;
-        connector.container_id = Some(container_id.to_owned());
-        connector.unused_since = Some(now);
+        connector.opened(key, container_id, now);
         let name = connector.settings.name.clone();
         for route in self.routes.routes_to(&name) {
             tracing::info!(target: "ROUTER_CORE", "Link Route Activated '{}' on connection {name}", route.name);

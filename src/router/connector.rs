@@ -16,6 +16,9 @@ const LONGEST_DELAY_WITH_WAITERS: Duration = Duration::from_secs(2);
 /// The delay after the loss of a connection that had been open, while a device waits for it.
 const DELAY_AFTER_LOSS: Duration = Duration::from_millis(500);
 
+/// The same failure is not logged more often than this.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
+
 /// ```text
 ///   Idle --need--> Dialing --transport--> Opening --open--> Open --lost--> Backoff --time--> Dialing
 ///                     +------failed---------+---------------> Backoff         (or Idle, without need)
@@ -58,6 +61,8 @@ pub(super) struct Connector {
     pub(super) failures: u32,
     /// The deadline that is in the timers.
     pub(super) scheduled: Option<Instant>,
+    /// The last failure that was logged: why, when, and how many like it have followed unseen.
+    complaint: Option<(String, Instant, u32)>,
     /// State of the jitter.
     jitter: u64,
 }
@@ -75,6 +80,7 @@ impl Connector {
             number: 0,
             failures: 0,
             scheduled: None,
+            complaint: None,
             jitter: seed | 1,
         }
     }
@@ -106,6 +112,30 @@ impl Connector {
             }
             State::Dialing | State::Opening(_) | State::Open(_) => false,
         }
+    }
+
+    /// Whether a failed dial is to be logged, and if so, what to say of those before it: a hub that is away for a night
+    /// shall not fill the log.
+    pub(super) fn is_news(&mut self, reason: &str, now: Instant) -> Option<String> {
+        let again = match &mut self.complaint {
+            Some((last, at, unseen)) if last == reason && now < *at + COMPLAINT_INTERVAL => {
+                *unseen = unseen.saturating_add(1);
+                return None;
+            }
+            Some((last, _, unseen)) if last == reason => format!(" (and {unseen} times before that)"),
+            Some(_) | None => String::new(),
+        };
+        self.complaint = Some((reason.to_owned(), now, 0));
+        Some(again)
+    }
+
+    /// The peer's open is here.
+    pub(super) fn opened(&mut self, key: ConnectionKey, container_id: &str, now: Instant) {
+        self.state = State::Open(key);
+        self.failures = 0;
+        self.complaint = None;
+        self.container_id = Some(container_id.to_owned());
+        self.unused_since = Some(now);
     }
 
     /// The connection, or the attempt at one, is over.
@@ -207,6 +237,25 @@ mod tests {
             panic!("not in back-off")
         };
         assert!(until <= now + LONGEST_DELAY_WITH_WAITERS);
+    }
+
+    #[test]
+    fn a_lasting_failure_is_logged_once_a_minute() {
+        let mut connector = Connector::new(settings(), 7);
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(connector.is_news("refused", at(0)).as_deref(), Some(""));
+        assert_eq!(connector.is_news("refused", at(2)), None);
+        assert_eq!(connector.is_news("refused", at(59)), None);
+        assert_eq!(
+            connector.is_news("refused", at(61)).as_deref(),
+            Some(" (and 2 times before that)")
+        );
+        assert_eq!(
+            connector.is_news("no such host", at(62)).as_deref(),
+            Some(""),
+            "another reason is news"
+        );
     }
 
     fn settings() -> ConnectorSettings {

@@ -136,6 +136,8 @@ pub struct Router {
     /// Link pairs freed so far: tells the pump when one of those that it serves may be gone.
     freed_links: u64,
     is_shutting_down: bool,
+    /// The time of the last input.
+    now: Instant,
     /// Reused by dispositions, which yield several ranges.
     ranges: Vec<delivery_map::Range>,
 }
@@ -176,6 +178,7 @@ impl Router {
             held_total: 0,
             freed_links: 0,
             is_shutting_down: false,
+            now,
             ranges: Vec::new(),
         };
         for index in 0..router.connectors.len() {
@@ -240,23 +243,27 @@ impl Router {
         Some(key)
     }
 
-    /// The dial failed; `reason` is one line for the operator (no secrets), logged here.
+    /// The dial failed; `reason` is one line for the operator (no secrets), logged here: at once, and while it stays the
+    /// same not more often than once a minute.
     pub fn dial_failed(&mut self, connector: ConnectorId, reason: &str, now: Instant) {
         let Some(entry) = self.connectors.get_mut(connector.0) else {
             return;
         };
-        tracing::warn!(
-            target: "SERVER",
-            "[C{}] Connection to {} failed: {reason}",
-            entry.number,
-            entry.settings.address
-        );
+        if let Some(again) = entry.is_news(reason, now) {
+            tracing::warn!(
+                target: "SERVER",
+                "[C{}] Connection to {} failed: {reason}{again}",
+                entry.number,
+                entry.settings.address
+            );
+        }
         entry.lost(false, now);
         self.arm_connector(connector);
     }
 
     /// Bytes arrived.
     pub fn handle_input(&mut self, key: ConnectionKey, bytes: &[u8], now: Instant) {
+        self.now = now;
         let Some(entry) = self.entry_mut(key) else { return };
         // The driver looks at this connection anyway when we return.
         entry.is_awake = true;
@@ -297,6 +304,7 @@ impl Router {
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
         while let Some((owner, at)) = self.timers.pop(now) {
             match owner {
                 Owner::Connection(key) => {

@@ -384,15 +384,20 @@ impl Router {
             }));
         }
         if is_full {
-            let error = AmqpError::new(
-                condition::RESOURCE_LIMIT_EXCEEDED,
-                "too many attaches wait for the connection to the hub",
-            );
-            self.refuse_waiting(number, Some(&error));
+            self.refuse_too_much(number);
             return;
         }
         connector.waiting.push_back(number);
         self.want(id, now);
+    }
+
+    /// Refuses an attach that would make too much wait for a connector.
+    pub(super) fn refuse_too_much(&mut self, number: u32) {
+        let error = AmqpError::new(
+            condition::RESOURCE_LIMIT_EXCEEDED,
+            "too many attaches, or too large ones, wait for the connection to the hub",
+        );
+        self.refuse_waiting(number, Some(&error));
     }
 
     /// The connector is open: everything that waited for it starts.

@@ -8,6 +8,7 @@ use crate::amqp::condition::ErrorView;
 use crate::amqp::fields::Tail;
 use crate::amqp::performative::{Detach, Disposition, Flow, Role};
 use crate::amqp::serial::{Channel, Handle};
+use crate::endpoint::limits;
 use crate::endpoint::link::End;
 
 impl Router {
@@ -66,7 +67,11 @@ impl Router {
             let grants = link_flow.drain || link_flow.link_credit.is_some_and(|credit| credit > 0);
             link.is_granted |= grants;
             if let (Leg::Device, Some(waiting)) = (from, &mut link.waiting) {
-                waiting.flow = Some(body.to_vec());
+                if body.len() <= limits::WAITING_ATTACH_BYTES {
+                    waiting.flow = Some(body.to_vec());
+                } else {
+                    self.refuse_too_much(number);
+                }
                 return;
             }
             self.forward_flow(number, from.other(), link_flow.tail);

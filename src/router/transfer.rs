@@ -212,8 +212,11 @@ impl Router {
             entries.pop_front();
         }
         if self.freed_links != freed {
-            // A number may name another link soon.
-            for entry in &mut entries {
+            // A number may name another link soon. Dispositions name none.
+            for entry in entries
+                .iter_mut()
+                .filter(|entry| entry.kind != ParkedKind::Disposition)
+            {
                 if self
                     .link_pairs
                     .get(index(entry.link))

@@ -237,6 +237,41 @@ fn the_sender_may_settle_first_and_never_before_its_message() {
 }
 
 #[test]
+fn a_parked_disposition_outlives_a_link_that_is_freed_before_it() {
+    let mut p = tunnel_with(2048, 1);
+    for side in [p.device, p.hub] {
+        p.world.peer(side).auto.detach = false;
+    }
+    p.world.peer(p.device).attach(0, 2, "second", true, UP);
+    p.world.run();
+    let (channel, handle) = p
+        .world
+        .peer(p.hub)
+        .find("second@dev", false)
+        .expect("the second link");
+    p.world.peer(p.hub).grant(channel, handle, 10);
+    p.world.run();
+    // The hub's window takes one frame; the rest is parked, and the disposition last.
+    p.world.peer(p.device).send(0, 0, b"one", false);
+    p.world.peer(p.device).send(0, 0, b"two", false);
+    p.world.run();
+    p.world.peer(p.device).detach(0, 0, true, Value::Null);
+    p.world.peer(p.device).send(0, 2, b"three", false);
+    p.world.peer(p.device).dispose(0, false, 2, 2, true, Value::Null);
+    p.world.run();
+    // The first link goes for good, while the second still waits.
+    p.world.peer(p.hub).detach(p.up.0, p.up.1, true, Value::Null);
+    p.world.run();
+    assert_eq!(p.world.router.snapshot().link_pairs, 2);
+    p.world.peer(p.hub).skip();
+    p.world.peer(p.hub).widen(p.up.0, 5);
+    p.world.run();
+    p.world.peer(p.hub).expect(wire::TRANSFER);
+    let seen = p.world.peer(p.hub).expect(wire::DISPOSITION);
+    assert_eq!((seen.flag(0), seen.uint(1), seen.flag(3)), (false, Some(1), true));
+}
+
+#[test]
 fn both_ends_settle_at_once_and_the_three_steps_work() {
     let mut p = tunnel();
     p.world.peer(p.device).send(0, 0, b"m", false);

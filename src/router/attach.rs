@@ -116,7 +116,7 @@ impl Router {
         {
             link.owner = Some(pair);
         }
-        if let Some(connector) = self.connectors.get_mut(id.0) {
+        if let Some(connector) = self.connectors.get_mut(&id) {
             connector.users.insert(key);
             connector.unused_since = None;
         }
@@ -180,7 +180,7 @@ impl Router {
     fn choose_connector(&mut self, direction: Direction, address: &str) -> Option<ConnectorId> {
         let mut candidates: Vec<ConnectorId> = Vec::new();
         for route in self.routes.find(direction, address) {
-            let serves = |(position, connector): (usize, &super::Connector)| {
+            let serves = |(&id, connector): (&ConnectorId, &super::Connector)| {
                 let is_it = match &route.destination {
                     Destination::Connection(name) => connector.settings.name == *name,
                     Destination::Container(id) if connector.open_connection().is_some() => {
@@ -191,9 +191,9 @@ impl Router {
                         connector.is_persistent() && connector.container_id.as_ref().is_none_or(|c| c == id)
                     }
                 };
-                is_it.then_some(ConnectorId(position))
+                is_it.then_some(id)
             };
-            candidates.extend(self.connectors.iter().enumerate().filter_map(serves));
+            candidates.extend(self.connectors.iter().filter_map(serves));
         }
         let open: Vec<ConnectorId> = candidates
             .iter()
@@ -209,7 +209,7 @@ impl Router {
 
     /// A connector's connection, if links can be attached on it now.
     fn usable_connection(&self, id: ConnectorId) -> Option<ConnectionKey> {
-        let key = self.connectors.get(id.0)?.open_connection()?;
+        let key = self.connectors.get(&id)?.open_connection()?;
         self.entry(key)
             .filter(|entry| entry.connection.is_open())
             .map(|_| key)
@@ -284,7 +284,7 @@ impl Router {
             .entry(device.connection)
             .map(|entry| entry.container_id.clone())
             .unwrap_or_default();
-        let connector = self.connectors.get_mut(id.0).ok_or_else(lost)?;
+        let connector = self.connectors.get_mut(&id).ok_or_else(lost)?;
         let upstream_name = connector.claim_name(role, &name, &container_id);
         let entry = self.connections.get_mut(hub.index()).ok_or_else(lost)?;
         let attached =
@@ -371,7 +371,7 @@ impl Router {
     /// Keeps an attach until its connector is open.
     fn wait(&mut self, number: u32, id: ConnectorId, attach: &[u8], now: Instant) {
         let deadline = now + self.settings.attach_timeout;
-        let Some(connector) = self.connectors.get_mut(id.0) else {
+        let Some(connector) = self.connectors.get_mut(&id) else {
             return;
         };
         let is_full = connector.waiting.len() >= limits::WAITING_ATTACHES
@@ -402,7 +402,7 @@ impl Router {
 
     /// The connector is open: everything that waited for it starts.
     pub(super) fn start_waiting(&mut self, id: ConnectorId) {
-        let Some(connector) = self.connectors.get_mut(id.0) else {
+        let Some(connector) = self.connectors.get_mut(&id) else {
             return;
         };
         for number in std::mem::take(&mut connector.waiting) {
@@ -412,7 +412,7 @@ impl Router {
             else {
                 continue;
             };
-            if let Some(connector) = self.connectors.get_mut(id.0) {
+            if let Some(connector) = self.connectors.get_mut(&id) {
                 connector.users.insert(key);
                 connector.unused_since = None;
             }
@@ -431,7 +431,7 @@ impl Router {
 
     /// Refuses the attaches that have waited long enough.
     pub(super) fn refuse_overdue(&mut self, id: ConnectorId, now: Instant) {
-        while let Some(connector) = self.connectors.get(id.0) {
+        while let Some(connector) = self.connectors.get(&id) {
             let Some(&number) = connector.waiting.front() else {
                 return;
             };
@@ -443,7 +443,7 @@ impl Router {
                 Some(deadline) if deadline > now => return,
                 Some(_) => {}
                 None => {
-                    if let Some(connector) = self.connectors.get_mut(id.0) {
+                    if let Some(connector) = self.connectors.get_mut(&id) {
                         connector.waiting.pop_front();
                     }
                     continue;
@@ -538,7 +538,7 @@ impl Router {
         let id = pair
             .and_then(|pair| self.session_pairs.get(index(pair)))
             .map(|pair| pair.connector);
-        if let Some(connector) = id.and_then(|id| self.connectors.get_mut(id.0)) {
+        if let Some(connector) = id.and_then(|id| self.connectors.get_mut(&id)) {
             connector.waiting.retain(|&other| other != number);
         }
     }

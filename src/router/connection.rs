@@ -33,6 +33,8 @@ pub(super) struct Entry {
     pub(super) transport: TransportInfo,
     /// The peer's container-id, once it is open.
     pub(super) container_id: Box<str>,
+    /// The virtual host that a device is on: its open.hostname.
+    pub(super) vhost: Box<str>,
     /// The deadline that is in the timers.
     pub(super) scheduled: Option<Instant>,
     /// A wake-up is under way already.
@@ -50,11 +52,18 @@ impl Entry {
             kind,
             transport,
             container_id: Box::default(),
+            vhost: Box::default(),
             scheduled: None,
             is_awake: false,
             was_open: false,
             gate: Gate::default(),
         }
+    }
+
+    /// Who a device has shown itself to be.
+    #[expect(clippy::unused_self, reason = "no listener authenticates its peers yet")]
+    pub(super) const fn user(&self) -> &str {
+        "anonymous"
     }
 
     pub(super) fn key(&self, index: usize) -> ConnectionKey {
@@ -190,6 +199,7 @@ impl Router {
         let kind = entry.kind;
         match kind {
             Kind::Device(_) => {
+                entry.vhost = open.hostname.unwrap_or_default().into();
                 entry.connection.send_open();
                 self.log_opened(key, open);
             }
@@ -207,7 +217,7 @@ impl Router {
             Kind::Upstream(id) => (
                 "out",
                 self.connectors
-                    .get(id.0)
+                    .get(&id)
                     .map_or("", |c| c.settings.address.as_str()),
             ),
         };
@@ -215,10 +225,10 @@ impl Router {
             target: "ROUTER_CORE",
             "[C{}] Connection Opened: dir={direction} host={host} vhost={} encrypted={} auth={} user={} container_id={}",
             entry.connection.number,
-            open.hostname.filter(|_| direction == "in").unwrap_or_default(),
+            entry.vhost,
             entry.transport.tls.as_deref().unwrap_or("no"),
             entry.connection.sasl_mechanism().unwrap_or("no"),
-            if direction == "in" { "anonymous" } else { "(null)" },
+            if direction == "in" { entry.user() } else { "(null)" },
             open.container_id,
         );
     }
@@ -242,7 +252,7 @@ impl Router {
                 );
             }
             Kind::Upstream(id) => {
-                if let Some(connector) = self.connectors.get_mut(id.0)
+                if let Some(connector) = self.connectors.get_mut(&id)
                     && let Some(again) = connector.is_news(&error.to_string(), self.now)
                 {
                     let settings = &connector.settings;
@@ -285,7 +295,7 @@ impl Router {
                 Farewell::Graceful
             }
             Kind::Upstream(id) => {
-                let settings = self.connectors.get(id.0).map(|c| &c.settings);
+                let settings = self.connectors.get(&id).map(|c| &c.settings);
                 tracing::info!(
                     target: "SERVER",
                     "[C{}] Connection to {} closed by the peer: {}",
@@ -315,7 +325,7 @@ impl Router {
                 Kind::Upstream(id) => {
                     let address = self
                         .connectors
-                        .get(id.0)
+                        .get(&id)
                         .map_or("", |c| c.settings.address.as_str());
                     tracing::warn!(target: "SERVER", "[C{number}] Connection to {address} failed: {reason}");
                 }
@@ -341,7 +351,7 @@ impl Router {
         if self.is_shutting_down {
             return;
         }
-        let Some(connector) = self.connectors.get_mut(id.0) else {
+        let Some(connector) = self.connectors.get_mut(&id) else {
             return;
         };
         if connector.want(now) {
@@ -354,7 +364,7 @@ impl Router {
 
     /// Brings a connector's deadline into the timers.
     pub(super) fn arm_connector(&mut self, id: ConnectorId) {
-        let Some(connector) = self.connectors.get_mut(id.0) else {
+        let Some(connector) = self.connectors.get_mut(&id) else {
             return;
         };
         let oldest = connector
@@ -369,7 +379,7 @@ impl Router {
     pub(super) fn on_connector_timeout(&mut self, id: ConnectorId, now: Instant) {
         self.refuse_overdue(id, now);
         let linger = self.settings.linger;
-        let Some(connector) = self.connectors.get_mut(id.0) else {
+        let Some(connector) = self.connectors.get_mut(&id) else {
             return;
         };
         match connector.state {
@@ -386,7 +396,7 @@ impl Router {
                 connector.unused_since = None;
                 // What devices that have gone left behind, and the hub did not take in all this time.
                 self.release_sessions(key, Farewell::Lost(Some("unused".to_owned())));
-                let Some(connector) = self.connectors.get_mut(id.0) else {
+                let Some(connector) = self.connectors.get_mut(&id) else {
                     return;
                 };
                 // From here on the connection is nobody's: whoever attaches now gets a new one.
@@ -410,7 +420,7 @@ impl Router {
     }
 
     fn on_connector_open(&mut self, id: ConnectorId, key: ConnectionKey, container_id: &str, now: Instant) {
-        let Some(connector) = self.connectors.get_mut(id.0) else {
+        let Some(connector) = self.connectors.get_mut(&id) else {
             return;
         };
         connector.opened(key, container_id, now);
@@ -423,7 +433,7 @@ impl Router {
     }
 
     fn on_connector_lost(&mut self, id: ConnectorId, key: ConnectionKey, was_open: bool, now: Instant) {
-        let Some(connector) = self.connectors.get_mut(id.0) else {
+        let Some(connector) = self.connectors.get_mut(&id) else {
             return;
         };
         if connector.state != State::Opening(key) && connector.state != State::Open(key) {
@@ -445,14 +455,15 @@ impl Router {
 
     /// A device has gone: connectors that nobody uses any more may be closed after a while.
     fn device_left(&mut self, key: ConnectionKey, now: Instant) {
-        for index in 0..self.connectors.len() {
-            if let Some(connector) = self.connectors.get_mut(index)
-                && connector.users.remove(&key)
-                && connector.users.is_empty()
-            {
+        let mut unused = Vec::new();
+        for (&id, connector) in &mut self.connectors {
+            if connector.users.remove(&key) && connector.users.is_empty() {
                 connector.unused_since = Some(now);
-                self.arm_connector(ConnectorId(index));
+                unused.push(id);
             }
+        }
+        for id in unused {
+            self.arm_connector(id);
         }
     }
 }

@@ -343,7 +343,7 @@ impl Router {
         let Some(pair) = self.session_pairs.get(index(link.session_pair)) else {
             return;
         };
-        if let Some(connector) = self.connectors.get_mut(pair.connector.0) {
+        if let Some(connector) = self.connectors.get_mut(&pair.connector) {
             connector.names.remove(&(role, name));
         }
     }

@@ -53,7 +53,7 @@ impl Router {
                 let name = match self.entry(key).map(|entry| entry.kind) {
                     Some(Kind::Upstream(id)) => self
                         .connectors
-                        .get(id.0)
+                        .get(&id)
                         .map(|c| c.settings.name.clone())
                         .unwrap_or_default(),
                     Some(Kind::Device(_)) | None => String::new(),

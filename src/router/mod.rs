@@ -45,7 +45,7 @@ mod table;
 mod timer;
 mod transfer;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -112,7 +112,8 @@ pub struct Router {
     settings: RouterSettings,
     /// What every connection of a listener shares.
     listeners: Vec<(Arc<Side>, Arc<Announce>)>,
-    connectors: Vec<Connector>,
+    /// By a number that is never used again, so that a dial of one that has gone is told from its successor's.
+    connectors: BTreeMap<ConnectorId, Connector>,
     routes: LinkRouteTable,
     connections: Slab<Entry>,
     session_pairs: Slab<SessionPair>,
@@ -146,11 +147,12 @@ impl Router {
     /// A router with no connections. Persistent connectors ask to be dialed at once ([`Action::Dial`]).
     pub fn new(settings: RouterSettings, now: Instant) -> Self {
         let random = RandomState::new();
-        let connectors: Vec<Connector> = settings
-            .connectors
-            .iter()
-            .enumerate()
-            .map(|(index, connector)| Connector::new(connector.clone(), random.hash_one(index)))
+        let connectors = (0..)
+            .zip(&settings.connectors)
+            .map(|(index, connector)| {
+                let connector = Connector::new(connector.clone(), random.hash_one(index));
+                (ConnectorId(index), connector)
+            })
             .collect();
         let listeners = settings
             .listeners
@@ -181,9 +183,9 @@ impl Router {
             now,
             ranges: Vec::new(),
         };
-        for index in 0..router.connectors.len() {
-            if router.connectors.get(index).is_some_and(Connector::is_persistent) {
-                router.want(ConnectorId(index), now);
+        for id in router.connectors.keys().copied().collect::<Vec<_>>() {
+            if router.connectors.get(&id).is_some_and(Connector::is_persistent) {
+                router.want(id, now);
             }
         }
         router
@@ -228,7 +230,7 @@ impl Router {
         transport: TransportInfo,
         now: Instant,
     ) -> Option<ConnectionKey> {
-        let entry = self.connectors.get(connector.0)?;
+        let entry = self.connectors.get(&connector)?;
         if self.is_shutting_down || entry.state != State::Dialing {
             return None;
         }
@@ -236,7 +238,7 @@ impl Router {
         let handshake = entry.settings.dial_timeout;
         let connection = Connection::new(entry.number, side, announce, Some(handshake), now);
         let key = self.insert(Entry::new(connection, Kind::Upstream(connector), transport));
-        if let Some(connector) = self.connectors.get_mut(connector.0) {
+        if let Some(connector) = self.connectors.get_mut(&connector) {
             connector.state = State::Opening(key);
         }
         self.wake(key);
@@ -246,7 +248,7 @@ impl Router {
     /// The dial failed; `reason` is one line for the operator (no secrets), logged here: at once, and while it stays the
     /// same not more often than once a minute.
     pub fn dial_failed(&mut self, connector: ConnectorId, reason: &str, now: Instant) {
-        let Some(entry) = self.connectors.get_mut(connector.0) else {
+        let Some(entry) = self.connectors.get_mut(&connector) else {
             return;
         };
         if let Some(again) = entry.is_news(reason, now) {
@@ -315,7 +317,7 @@ impl Router {
                     self.on_connection_timeout(key, now);
                 }
                 Owner::Connector(id) => {
-                    let Some(connector) = self.connectors.get_mut(id.0).filter(|c| c.scheduled == Some(at))
+                    let Some(connector) = self.connectors.get_mut(&id).filter(|c| c.scheduled == Some(at))
                     else {
                         continue;
                     };
@@ -404,7 +406,7 @@ impl Router {
     /// How long a dial of this connector may take in all.
     pub fn dial_timeout(&self, connector: ConnectorId) -> Duration {
         self.connectors
-            .get(connector.0)
+            .get(&connector)
             .map_or(Duration::from_secs(30), |connector| {
                 connector.settings.dial_timeout
             })

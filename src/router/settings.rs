@@ -9,8 +9,8 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ListenerId(pub usize);
 
-/// Index of a connector in [`RouterSettings::connectors`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Names a connector; those of [`RouterSettings::connectors`] are numbered from 0 in file order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectorId(pub usize);
 
 /// A value that never shows itself in a log or a debug print.

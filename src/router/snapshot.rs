@@ -35,7 +35,7 @@ impl Router {
             connections: self.connections.len(),
             session_pairs: self.session_pairs.len(),
             link_pairs: self.link_pairs.len(),
-            waiting_attaches: self.connectors.iter().map(|c| c.waiting.len()).sum(),
+            waiting_attaches: self.connectors.values().map(|c| c.waiting.len()).sum(),
             parked_bytes: self.parked_total,
             held_bytes: self.held_total,
             outbox_bytes: self

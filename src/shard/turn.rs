@@ -5,6 +5,7 @@
 //! order of the runtime's queue, so an upstream connection writes once, after all devices that are ready now.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -39,9 +40,9 @@ pub(super) struct Core {
 /// See the module.
 pub(super) struct Turn {
     core: RefCell<Core>,
-    connectors: Vec<DialSettings>,
-    /// The dial in progress of each connector.
-    dials: RefCell<Vec<Option<AbortHandle>>>,
+    connectors: RefCell<BTreeMap<ConnectorId, DialSettings>>,
+    /// The last dial of each connector.
+    dials: RefCell<BTreeMap<ConnectorId, AbortHandle>>,
     /// What the timer task waits for.
     armed: Cell<Option<Instant>>,
     rearmed: Notify,
@@ -54,15 +55,15 @@ pub(super) struct Turn {
 
 impl Turn {
     pub(super) fn new(router: Router, connectors: Vec<DialSettings>) -> Self {
-        let dials = connectors.iter().map(|_| None).collect();
+        let connectors = (0..).map(ConnectorId).zip(connectors).collect();
         Turn {
             core: RefCell::new(Core {
                 router,
                 read_buffer: vec![0; READ_BUFFER].into_boxed_slice(),
                 wakers: WakerTable::default(),
             }),
-            connectors,
-            dials: RefCell::new(dials),
+            connectors: RefCell::new(connectors),
+            dials: RefCell::default(),
             armed: Cell::new(None),
             rearmed: Notify::new(),
             drivers: Cell::new(0),
@@ -109,9 +110,7 @@ impl Turn {
 
     fn start_dial(self: &Rc<Self>, connector: ConnectorId) {
         let task = tokio::task::spawn_local(dial(Rc::clone(self), connector));
-        if let Some(slot) = self.dials.borrow_mut().get_mut(connector.0) {
-            *slot = Some(task.abort_handle());
-        }
+        self.dials.borrow_mut().insert(connector, task.abort_handle());
     }
 
     /// Calls the router when its time has come; for ever.
@@ -144,7 +143,7 @@ impl Turn {
 
     /// Ends the dials in progress.
     pub(super) fn stop_dialing(&self) {
-        for dial in self.dials.borrow_mut().iter_mut().filter_map(Option::take) {
+        for dial in std::mem::take(&mut *self.dials.borrow_mut()).into_values() {
             dial.abort();
         }
     }
@@ -163,8 +162,9 @@ impl Turn {
 
 async fn dial(turn: Rc<Turn>, connector: ConnectorId) {
     let limit = turn.core.borrow().router.dial_timeout(connector);
-    let outcome = match turn.connectors.get(connector.0) {
-        Some(settings) => Some(Box::pin(dial::connect(settings, limit)).await),
+    let settings = turn.connectors.borrow().get(&connector).cloned();
+    let outcome = match settings {
+        Some(settings) => Some(Box::pin(dial::connect(&settings, limit)).await),
         // Excluded by `Shard::bind`, which has compared the settings; the router must have its answer all the same.
         None => None,
     };

@@ -179,14 +179,34 @@ impl World {
 
     /// A device that has connected; nothing said yet.
     pub(crate) fn connect(&mut self, container: &str, auto: Auto, announces: Announces) -> Option<PeerId> {
+        self.connect_to(ListenerId(0), container, auto, announces)
+    }
+
+    pub(crate) fn connect_to(
+        &mut self,
+        listener: ListenerId,
+        container: &str,
+        auto: Auto,
+        announces: Announces,
+    ) -> Option<PeerId> {
         let info = TransportInfo {
             peer: container.into(),
             tls: None,
         };
-        let key = self.router.accepted(ListenerId(0), info, self.now)?;
+        let key = self.router.accepted(listener, info, self.now)?;
         let mut peer = Peer::new(Kind::Device, container, auto, announces);
         peer.key = Some(key);
         Some(self.add(peer))
+    }
+
+    /// A broker that connects to a listener and opens.
+    pub(crate) fn broker(&mut self, listener: ListenerId, container: &str) -> PeerId {
+        let id = self
+            .connect_to(listener, container, HUB_AUTO, Announces::default())
+            .expect("room for a broker");
+        self.peer(id).open();
+        self.run();
+        id
     }
 
     /// A device with an open connection and a session on channel 0.
@@ -256,9 +276,21 @@ impl World {
 
     /// Answers the oldest dial with a hub.
     pub(crate) fn answer_dial(&mut self, auto: Auto, announces: Announces) -> PeerId {
-        let connector = self.dials.remove(0);
+        let connector = *self.dials.first().expect("a dial");
+        self.answer_dial_of(connector, "hub", auto, announces)
+    }
+
+    /// Answers the dial of one connector with a hub that has this container-id.
+    pub(crate) fn answer_dial_of(
+        &mut self,
+        connector: ConnectorId,
+        container: &str,
+        auto: Auto,
+        announces: Announces,
+    ) -> PeerId {
+        self.dials.retain(|&other| other != connector);
         self.hubs_made += 1;
-        let mut peer = Peer::new(Kind::Hub, "hub", auto, announces);
+        let mut peer = Peer::new(Kind::Hub, container, auto, announces);
         let info = TransportInfo {
             peer: "hub".into(),
             tls: Some("TLSv1.3".into()),
@@ -271,6 +303,11 @@ impl World {
 
     pub(crate) fn fail_dial(&mut self) {
         let connector = self.dials.remove(0);
+        self.fail_dial_of(connector);
+    }
+
+    pub(crate) fn fail_dial_of(&mut self, connector: ConnectorId) {
+        self.dials.retain(|&other| other != connector);
         self.router.dial_failed(connector, "Connection refused", self.now);
     }
 

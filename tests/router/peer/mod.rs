@@ -115,6 +115,8 @@ pub(crate) struct Session {
 pub(crate) struct Peer {
     pub(crate) kind: Kind,
     pub(crate) container: String,
+    /// `open.hostname`
+    pub(crate) hostname: Option<String>,
     pub(crate) auto: Auto,
     pub(crate) announces: Announces,
     pub(crate) key: Option<ConnectionKey>,
@@ -145,6 +147,7 @@ impl Peer {
         Peer {
             kind,
             container: container.into(),
+            hostname: Some("hub.example".into()),
             auto,
             announces,
             key: None,
@@ -185,7 +188,7 @@ impl Peer {
     fn say_open(&mut self) {
         let fields = vec![
             string(&self.container),
-            string("hub.example"),
+            self.hostname.as_deref().map_or(Value::Null, string),
             uint(self.announces.max_frame_size),
             Value::Ushort(self.announces.channel_max),
             self.announces.idle_time_out.map_or(Value::Null, uint),
@@ -255,7 +258,15 @@ impl Peer {
         if is_sender {
             fields.push(uint(0));
         }
-        self.say(&Frame::new(channel, wire::ATTACH, fields));
+        self.attach_frame(channel, fields);
+    }
+
+    /// An attach with all its fields as a test wants them.
+    pub(crate) fn attach_frame(&mut self, channel: u16, fields: Vec<Value>) {
+        let attach = Frame::new(channel, wire::ATTACH, fields);
+        self.say(&attach);
+        let name = attach.text(0).expect("a name");
+        let (handle, is_sender) = (attach.uint(1).expect("a handle"), !attach.flag(2));
         let link = self.session(channel).links.entry(handle).or_insert_with(|| Link {
             name: name.into(),
             is_sender,
@@ -390,9 +401,6 @@ impl Peer {
         more: bool,
         payload: &[u8],
     ) {
-        let session = self.session(channel);
-        session.next_outgoing = session.next_outgoing.wrapping_add(1);
-        session.outgoing_window = session.outgoing_window.saturating_sub(1);
         let mut fields = vec![uint(handle)];
         match first {
             Some((id, tag)) => fields.extend([
@@ -404,6 +412,14 @@ impl Peer {
             None => fields.extend([Value::Null, Value::Null, Value::Null, Value::Boolean(settled)]),
         }
         fields.push(Value::Boolean(more));
+        self.transfer_frame(channel, fields, payload);
+    }
+
+    /// A transfer with all its fields as a test wants them.
+    pub(crate) fn transfer_frame(&mut self, channel: u16, fields: Vec<Value>, payload: &[u8]) {
+        let session = self.session(channel);
+        session.next_outgoing = session.next_outgoing.wrapping_add(1);
+        session.outgoing_window = session.outgoing_window.saturating_sub(1);
         self.say(&Frame::new(channel, wire::TRANSFER, fields).with_payload(payload));
     }
 

@@ -201,11 +201,23 @@ impl World {
 
     /// A broker that connects to a listener and opens.
     pub(crate) fn broker(&mut self, listener: ListenerId, container: &str) -> PeerId {
-        let id = self
-            .connect_to(listener, container, HUB_AUTO, Announces::default())
-            .expect("room for a broker");
-        self.peer(id).open();
+        let id = self.broker_with(listener, container, HUB_AUTO, Announces::default());
         self.run();
+        id
+    }
+
+    pub(crate) fn broker_with(
+        &mut self,
+        listener: ListenerId,
+        container: &str,
+        auto: Auto,
+        announces: Announces,
+    ) -> PeerId {
+        let id = self
+            .connect_to(listener, container, auto, announces)
+            .expect("room for a broker");
+        self.peer(id).kind = Kind::Broker;
+        self.peer(id).open();
         id
     }
 

@@ -54,7 +54,10 @@ impl Default for Announces {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Device,
+    /// A hub that was dialed.
     Hub,
+    /// A hub that came by itself.
+    Broker,
 }
 
 /// A message as its receiver put it together.
@@ -584,7 +587,7 @@ impl Peer {
 
     fn hear_header(&mut self, header: &[u8]) {
         self.headers += 1;
-        if self.kind == Kind::Device {
+        if self.kind != Kind::Hub {
             let is_sasl = std::mem::take(&mut self.uses_sasl);
             let expected = if is_sasl {
                 wire::SASL_HEADER

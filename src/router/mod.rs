@@ -132,8 +132,6 @@ pub struct Router {
     link_number: u64,
     /// Accepted connections, against `maxConnections`.
     devices: usize,
-    /// Turns with each attach that several connectors could serve.
-    rotation: usize,
     /// Bytes parked on their way to hubs, and devices that wait for them to become fewer.
     parked_total: usize,
     parked_readers: Vec<ConnectionKey>,
@@ -180,7 +178,6 @@ impl Router {
             connection_number: 0,
             link_number: 0,
             devices: 0,
-            rotation: 0,
             parked_total: 0,
             parked_readers: Vec::new(),
             held_total: 0,

@@ -87,7 +87,7 @@ impl Router {
         };
         self.routes
             .find(direction, &address)
-            .any(|route| connector.serves(&route.destination))
+            .any(|(_, route)| connector.serves(&route.destination))
     }
 
     /// What is matched: on a multi-tenant listener, the address with the device's virtual host in front.
@@ -118,10 +118,10 @@ impl Router {
         address: &str,
         placing: Placing,
     ) -> Result<(ConnectorId, &RouteSettings), AmqpError> {
-        let mut candidates: Vec<(Readiness, ConnectorId, &RouteSettings)> = Vec::new();
-        let mut missing = None;
-        for route in self.routes.find(direction, address) {
-            missing.get_or_insert(&route.destination);
+        let mut candidates: Vec<(Readiness, ConnectorId, usize)> = Vec::new();
+        let mut first = None;
+        for (index, route) in self.routes.find(direction, address) {
+            first.get_or_insert(index);
             for (&id, connector) in &self.connectors {
                 if connector.serves(&route.destination)
                     && let Some(readiness) = self.readiness(id, connector, &route.destination)
@@ -130,25 +130,24 @@ impl Router {
                         (Placing::InTurn, Readiness::Idle) => Readiness::Open,
                         (Placing::InTurn | Placing::OpenFirst, readiness) => readiness,
                     };
-                    candidates.push((readiness, id, route));
+                    candidates.push((readiness, id, index));
                 }
             }
         }
-        let Some(best) = candidates.iter().map(|&(readiness, ..)| readiness).min() else {
-            return Err(match missing {
-                Some(destination) => self.unreachable_error(&nobody_at(destination)),
-                None => no_route(direction, address),
-            });
+        let Some(first) = first else {
+            return Err(no_route(direction, address));
         };
-        candidates.retain(|&(readiness, ..)| readiness == best);
-        if candidates.len() > 1 {
-            self.rotation = self.rotation.wrapping_add(1);
+        let best = candidates.iter().map(|&(readiness, ..)| readiness).min();
+        candidates.retain(|&(readiness, ..)| Some(readiness) == best);
+        let turn = self.routes.next_turn(first).checked_rem(candidates.len());
+        let chosen = turn.and_then(|turn| candidates.get(turn));
+        match chosen.and_then(|&(_, id, index)| Some((id, self.routes.get(index)?))) {
+            Some(chosen) => Ok(chosen),
+            None => {
+                let missing = self.routes.get(first).map(|route| nobody_at(&route.destination));
+                Err(self.unreachable_error(&missing.unwrap_or_default()))
+            }
         }
-        let turn = self.rotation.checked_rem(candidates.len()).unwrap_or(0);
-        candidates
-            .get(turn)
-            .map(|&(_, id, route)| (id, route))
-            .ok_or_else(|| no_route(direction, address))
     }
 
     /// `None`: never, because its only connection is about to go.

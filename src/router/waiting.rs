@@ -86,7 +86,8 @@ impl Router {
             if self.is_served_by(device, &attach, id) {
                 self.start_link(number, &attach);
             } else if !self.move_link(number, device, &attach, To::Any, now) {
-                let error = self.unreachable_error("The connection leads to another container");
+                let error =
+                    self.unreachable_error("The connection that was waited for does not serve this address");
                 self.refuse_waiting(number, Some(&error));
             }
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use linkrouterd::amqp::value::Value;
 use linkrouterd::router::settings::{ConnectorRole, Destination, Direction, RouterSettings};
 
-use crate::peer::Announces;
+use crate::peer::{Announces, Session};
 use crate::scenarios_routes::{
     HUB, SECOND, at, attempt, both, outcome, prefix, refused, second_connector, shares, to,
 };
@@ -43,11 +43,12 @@ fn two_connectors_that_must_be_dialed_share_from_the_first_attach_on_5_6() {
     for handle in 2..10 {
         attempt(&mut world, device, handle, handle % 2 == 0, "bal/1");
     }
-    assert_eq!(
-        shares(&mut world, &hubs),
-        [5, 5],
-        "one each in turn, in both directions"
-    );
+    assert_eq!(shares(&mut world, &hubs), [5, 5]);
+    for hub in hubs {
+        let senders = |session: &Session| session.links.values().filter(|link| link.is_sender).count();
+        let out: usize = world.peer(hub).sessions.values().map(senders).sum();
+        assert_eq!(out, 2, "each direction has turns of its own");
+    }
     // A device's links to one hub share a session there, and existing links stay when a hub goes.
     world.lose(hubs[0]);
     world.run();

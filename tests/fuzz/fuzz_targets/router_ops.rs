@@ -168,10 +168,13 @@ impl World {
         if self.peers.len() >= MAX_PEERS {
             return;
         }
-        if let Some(key) = self.router.accepted(ListenerId(0), transport(), self.now) {
-            self.peers.push(peer(key, false));
+        let choice = bytes.next();
+        // Every fourth is a broker, which answers the router's attaches.
+        let listener = usize::from(choice & 6 == 6);
+        if let Some(key) = self.router.accepted(ListenerId(listener), transport(), self.now) {
+            self.peers.push(peer(key, listener == 1));
             let mut hello = Vec::new();
-            if bytes.next() % 2 == 0 {
+            if choice % 2 == 0 {
                 hello.extend(ProtocolHeader::Sasl.bytes());
                 SaslFrame::Init {
                     mechanism: "ANONYMOUS",
@@ -514,26 +517,30 @@ fn settings() -> RouterSettings {
         incoming_window: None,
         idle_timeout: Some(Duration::from_secs(16)),
     };
-    let route = |direction| RouteSettings {
+    let route = |direction, connection: &str, added: &str| RouteSettings {
         name: "route".to_owned(),
         matcher: Matcher::Prefix("devices".to_owned()),
         direction,
-        destination: Destination::Connection("hub".to_owned()),
-            add_external_prefix: String::new(),
-            del_external_prefix: String::new(),
+        destination: Destination::Connection(connection.to_owned()),
+        add_external_prefix: added.to_owned(),
+        del_external_prefix: "dev".to_owned(),
+    };
+    let listener = |name: &str, role| ListenerSettings {
+        name: name.to_owned(),
+        address: "127.0.0.1:5672".to_owned(),
+        role,
+        multi_tenant: false,
+        policy_vhost: None,
+        limits,
+        handshake_timeout: Duration::from_secs(10),
+        sasl_mechanisms: vec!["ANONYMOUS".to_owned()],
     };
     RouterSettings {
         container_id: "router".to_owned(),
-        listeners: vec![ListenerSettings {
-            name: "listener".to_owned(),
-            address: "127.0.0.1:5672".to_owned(),
-            role: ListenerRole::Normal,
-            multi_tenant: false,
-            policy_vhost: None,
-            limits,
-            handshake_timeout: Duration::from_secs(10),
-            sasl_mechanisms: vec!["ANONYMOUS".to_owned()],
-        }],
+        listeners: vec![
+            listener("devices", ListenerRole::Normal),
+            listener("brokers", ListenerRole::RouteContainer),
+        ],
         connectors: vec![ConnectorSettings {
             name: "hub".to_owned(),
             address: "127.0.0.1:5671".to_owned(),
@@ -547,7 +554,12 @@ fn settings() -> RouterSettings {
             has_client_certificate: false,
             dial_timeout: Duration::from_secs(10),
         }],
-        routes: vec![route(Direction::In), route(Direction::Out)],
+        routes: vec![
+            route(Direction::In, "hub", "hub/"),
+            route(Direction::Out, "hub", ""),
+            route(Direction::In, "brokers", ""),
+            route(Direction::Out, "brokers", "x/"),
+        ],
         max_connections: 100,
         error_conditions: ErrorConditions::Amqp,
         attach_timeout: Duration::from_secs(15),

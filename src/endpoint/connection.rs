@@ -10,7 +10,7 @@ use super::link::Link;
 use super::outbox::ByteQueue;
 use super::session::{Session, SessionState};
 use super::window::WindowSize;
-use super::{ConnectionError, SessionError, trace};
+use super::{ConnectionError, trace};
 use crate::amqp::deframer::Deframer;
 use crate::amqp::display::Unit;
 use crate::amqp::frame::{Frame, FrameType, HEARTBEAT, MIN_MAX_FRAME_SIZE};
@@ -301,9 +301,8 @@ impl Connection {
                 disposition,
                 body,
             },
-            Performative::Attach(_) if is_full => return Err(fault(SessionError::TooManyLinks)),
             Performative::Attach(attach) => {
-                let (handle, kind) = session.on_attach(&attach).map_err(fault)?;
+                let (handle, kind) = session.on_attach(&attach, is_full).map_err(fault)?;
                 Event::Attach {
                     channel,
                     handle,

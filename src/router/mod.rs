@@ -295,6 +295,7 @@ impl Router {
             entry.is_awake = false;
             entry.connection.put_back(deframer);
         }
+        self.check_outbox(key);
         self.arm(key);
     }
 

@@ -236,6 +236,58 @@ fn a_broker_that_does_not_read_holds_its_devices_back() {
     assert_eq!(world.peer(broker).link(channel, up).received.len(), 500);
 }
 
+/// It is always read, as its flows empty the queues: so there is an end to what it may leave unread.
+#[test]
+fn a_broker_that_asks_without_end_and_does_not_read_is_closed() {
+    let mut world = World::new(site());
+    let broker = world.broker(BROKERS, "one");
+    let device = world.device("dev");
+    attempt(&mut world, device, 0, true, "by-name/1");
+    world.set_reads(broker, false);
+    world.peer(device).skip();
+    let mut most = 0;
+    for _ in 0..20_000 {
+        if world
+            .peer(device)
+            .log
+            .iter()
+            .any(|frame| frame.code == wire::DETACH)
+        {
+            break;
+        }
+        let channel = *world.peer(broker).sessions.keys().next().expect("a session");
+        for _ in 0..100 {
+            world.peer(broker).flow(channel, None, false, true);
+        }
+        world.run();
+        most = most.max(world.router.snapshot().buffered_bytes());
+    }
+    assert!((10_000_000..20_000_000).contains(&most), "{most}");
+    let detach = world.peer(device).expect(wire::DETACH);
+    assert_eq!(condition(detach.field(2)), Some("qd:routed-link-lost"));
+}
+
+/// The bound on the links of one device is not one on what many devices have at a broker.
+#[test]
+fn a_broker_serves_more_links_than_one_device_may_have() {
+    const DEVICES: usize = 12;
+    const LINKS: u32 = 700;
+    let mut world = World::new(site());
+    world.keeps_logs = false;
+    let broker = world.broker(BROKERS, "one");
+    for number in 0..DEVICES {
+        let device = world.device(&format!("dev{number}"));
+        for handle in 0..LINKS {
+            world
+                .peer(device)
+                .attach(0, handle, &format!("l{handle}"), true, "by-name/1");
+        }
+        world.run();
+    }
+    assert_eq!(shares(&mut world, &[broker]), [DEVICES * LINKS as usize]);
+    assert_eq!(world.router.snapshot().link_pairs, DEVICES * LINKS as usize);
+}
+
 #[test]
 fn brokers_are_closed_behind_devices_when_the_router_stops() {
     let mut world = World::new(site());

@@ -65,6 +65,10 @@ pub const WAITING_ATTACHES: usize = 8192;
 /// Bytes of one attach, held while its connector is dialed, and of the last flow behind it.
 pub const WAITING_ATTACH_BYTES: usize = 4 * 1024;
 
+/// Bytes of a device's virtual host that are put in front of each of its addresses: no name of a host is longer (RFC
+/// 1035). Beyond it: its attaches are refused with `amqp:resource-limit-exceeded`.
+pub const TENANT_HOST: usize = 255;
+
 /// How long a peer may take to answer our Close before the transport is shut down.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -11,6 +11,7 @@ use super::{ConnectionKey, Router};
 use crate::amqp::condition::{self, AmqpError};
 use crate::amqp::performative::{Attach, Role};
 use crate::amqp::terminus::{DYNAMIC_ADDRESS_KEY, Terminus, TerminusKind};
+use crate::endpoint::limits;
 
 /// The address under which a coordinator is routed (qdrouterd 1.19).
 const COORDINATOR: &str = "$coordinator";
@@ -60,7 +61,7 @@ impl Router {
     ) -> Result<Decision, AmqpError> {
         let (direction, terminus) = routed_terminus(attach)?;
         let asked = asked(direction, terminus.as_ref())?;
-        let address = self.address_for(device, &asked);
+        let address = self.address_for(device, &asked)?;
         let (connector, route) = self.choose(direction, &address, placing)?;
         let readdressing = match asked {
             Asked::Address(written) => Readdressing::new(written, &address, route),
@@ -78,11 +79,8 @@ impl Router {
         let Ok((direction, terminus)) = routed_terminus(attach) else {
             return false;
         };
-        let Ok(asked) = asked(direction, terminus.as_ref()) else {
-            return false;
-        };
-        let address = self.address_for(device, &asked);
-        let Some(connector) = self.connectors.get(&id) else {
+        let address = asked(direction, terminus.as_ref()).and_then(|asked| self.address_for(device, &asked));
+        let (Ok(address), Some(connector)) = (address, self.connectors.get(&id)) else {
             return false;
         };
         self.routes
@@ -91,13 +89,17 @@ impl Router {
     }
 
     /// What is matched: on a multi-tenant listener, the address with the device's virtual host in front.
-    fn address_for<'a>(&self, device: ConnectionKey, asked: &Asked<'a>) -> Cow<'a, str> {
+    fn address_for<'a>(&self, device: ConnectionKey, asked: &Asked<'a>) -> Result<Cow<'a, str>, AmqpError> {
         let (Asked::Address(address) | Asked::Dynamic(address)) = *asked else {
-            return COORDINATOR.into();
+            return Ok(COORDINATOR.into());
         };
         match self.tenant(device) {
-            Some(vhost) => prefix::of_tenant(vhost, address).into(),
-            None => address.into(),
+            Some(vhost) if vhost.len() > limits::TENANT_HOST => Err(AmqpError::new(
+                condition::RESOURCE_LIMIT_EXCEEDED,
+                "The hostname in the open is too long for a virtual host",
+            )),
+            Some(vhost) => Ok(prefix::of_tenant(vhost, address).into()),
+            None => Ok(address.into()),
         }
     }
 

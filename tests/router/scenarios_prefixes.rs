@@ -295,6 +295,15 @@ fn a_tenants_addresses_have_its_virtual_host_in_front_5_6() {
     }
 }
 
+/// Each attach of a few bytes would become one of as many as its open had.
+#[test]
+fn a_virtual_host_that_is_no_name_of_a_host_is_put_in_front_of_nothing() {
+    let mut world = World::new(tenants(None));
+    let device = device_on(&mut world, Some(&"v".repeat(256)));
+    let refusal = refused("amqp:resource-limit-exceeded");
+    assert_eq!(attempt(&mut world, device, 0, true, "d/1"), refusal);
+}
+
 #[test]
 fn policy_vhost_alone_changes_no_address() {
     let mut settings = tenants(Some("vh1"));

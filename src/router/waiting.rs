@@ -159,13 +159,15 @@ impl Router {
         };
         let id = decision.connector;
         let is_open = self.usable_connection(id).is_some();
-        let is_idle = self.connectors.get(&id).is_some_and(|c| c.state == State::Idle);
+        let Some(connector) = self.connectors.get(&id).filter(|_| id != from) else {
+            return false;
+        };
         let suits = match to {
             To::Open => is_open,
-            To::Up => is_open || is_idle,
+            To::Up => is_open || connector.state == State::Idle,
             To::Any => true,
         };
-        if id == from || !suits {
+        if !suits || connector.waiting.len() >= limits::WAITING_ATTACHES {
             return false;
         }
         let Some(pair) = self.session_pair(session, id) else {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::connection::{Kind, index};
+use super::connection::{Kind, excerpt, index};
 use super::pair::{Leg, LinkPair, SessionPair, SessionRef, Waiting, Way};
 use super::settings::{ConnectorId, Destination, Direction, ErrorConditions};
 use super::{ConnectionKey, Router};
@@ -452,7 +452,8 @@ impl Router {
             let waited = self.settings.attach_timeout.as_secs();
             let what = format!(
                 "No connection to {} ({}) within {waited} s",
-                connector.settings.name, connector.settings.address
+                connector.settings.name,
+                connector.hosts.current()
             );
             let error = self.unreachable_error(&what);
             self.refuse_waiting(number, Some(&error));
@@ -488,7 +489,7 @@ impl Router {
         self.refuse_waiting(number, None);
     }
 
-    fn refuse_waiting(&mut self, number: u32, error: Option<&AmqpError>) {
+    pub(super) fn refuse_waiting(&mut self, number: u32, error: Option<&AmqpError>) {
         let Some(link) = self.link_pairs.get_mut(index(number)) else {
             return;
         };
@@ -542,11 +543,6 @@ impl Router {
             connector.waiting.retain(|&other| other != number);
         }
     }
-}
-
-/// What a peer wrote, as log lines show it: not as long as a frame. (The log escapes control characters.)
-fn excerpt(text: &str) -> String {
-    text.chars().take(256).collect()
 }
 
 /// A terminus as log lines show it (qdrouterd 1.19).

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::connector::State;
+use super::connector::{Connector, State};
+use super::failover;
 use super::flow_control::Gate;
 use super::loss::Farewell;
-use super::settings::{ConnectorId, ConnectorSettings, ListenerId, ListenerSettings, RouterSettings};
+use super::settings::{ConnectorId, ListenerId, ListenerSettings, RouterSettings};
 use super::timer::Owner;
 use super::{Action, ConnectionKey, Router, TransportInfo};
 use crate::amqp::condition::ErrorView;
@@ -31,6 +32,8 @@ pub(super) struct Entry {
     pub(super) connection: Connection,
     pub(super) kind: Kind,
     pub(super) transport: TransportInfo,
+    /// The host that was dialed, `HOST:PORT`, for log lines; empty for a device.
+    pub(super) host: Box<str>,
     /// The peer's container-id, once it is open.
     pub(super) container_id: Box<str>,
     /// The virtual host that a device is on: its open.hostname.
@@ -51,6 +54,7 @@ impl Entry {
             connection,
             kind,
             transport,
+            host: Box::default(),
             container_id: Box::default(),
             vhost: Box::default(),
             scheduled: None,
@@ -86,15 +90,15 @@ pub(super) fn listener(router: &RouterSettings, listener: &ListenerSettings) -> 
         channel_max: listener.limits.channel_max,
         session_window: WindowSize::Frames(listener.limits.incoming_window.unwrap_or(limits::DEVICE_WINDOW)),
         idle_timeout: listener.limits.idle_timeout,
+        failover: listener.failover.clone(),
     };
     (Arc::new(side), Arc::new(announce))
 }
 
 /// What a connector's connection announces, and authenticates with.
-pub(super) fn connector(
-    router: &RouterSettings,
-    connector: &ConnectorSettings,
-) -> (Arc<Side>, Arc<Announce>) {
+pub(super) fn connector(router: &RouterSettings, connector: &Connector) -> (Arc<Side>, Arc<Announce>) {
+    let hostname = connector.server_name().to_owned();
+    let connector = &connector.settings;
     let max_frame_size = connector.limits.max_frame_size.max(limits::MIN_FRAME_SIZE);
     let default_window = WindowSize::Bytes {
         budget: limits::UPSTREAM_WINDOW_BYTES,
@@ -114,7 +118,7 @@ pub(super) fn connector(
     };
     let announce = Announce {
         container_id: router.container_id.clone(),
-        hostname: Some(connector.hostname.clone()),
+        hostname: Some(hostname),
         max_frame_size,
         channel_max: connector.limits.channel_max.min(limits::UPSTREAM_CHANNEL_MAX),
         session_window: connector
@@ -122,6 +126,7 @@ pub(super) fn connector(
             .incoming_window
             .map_or(default_window, WindowSize::Frames),
         idle_timeout: connector.limits.idle_timeout,
+        failover: Vec::new(),
     };
     (Arc::new(side), Arc::new(announce))
 }
@@ -205,7 +210,7 @@ impl Router {
             }
             Kind::Upstream(id) => {
                 self.log_opened(key, open);
-                self.on_connector_open(id, key, open.container_id, now);
+                self.on_connector_open(id, key, open, now);
             }
         }
     }
@@ -214,12 +219,7 @@ impl Router {
         let Some(entry) = self.entry(key) else { return };
         let (direction, host) = match entry.kind {
             Kind::Device(_) => ("in", entry.transport.peer.as_str()),
-            Kind::Upstream(id) => (
-                "out",
-                self.connectors
-                    .get(&id)
-                    .map_or("", |c| c.settings.address.as_str()),
-            ),
+            Kind::Upstream(_) => ("out", &*entry.host),
         };
         tracing::info!(
             target: "ROUTER_CORE",
@@ -252,21 +252,16 @@ impl Router {
                 );
             }
             Kind::Upstream(id) => {
-                if let Some(connector) = self.connectors.get_mut(&id)
-                    && let Some(again) = connector.is_news(&error.to_string(), self.now)
-                {
-                    let settings = &connector.settings;
-                    let advice = if let ConnectionError::Sasl(_) = error {
-                        let name = &settings.name;
-                        format!("; check saslUsername, saslPassword and saslMechanisms of connector {name}")
-                    } else {
-                        String::new()
-                    };
-                    tracing::warn!(
-                        target: "SERVER",
-                        "[C{number}] Connection to {} failed: {condition} {error}{advice}{again}",
-                        settings.address
-                    );
+                if let Some(connector) = self.connectors.get_mut(&id).filter(|it| it.uses(key)) {
+                    let mut what = format!("failed: {condition} {error}");
+                    if let ConnectionError::Sasl(_) = error {
+                        let name = &connector.settings.name;
+                        what.push_str("; check saslUsername, saslPassword and saslMechanisms of connector ");
+                        what.push_str(name);
+                    }
+                    if let Some(line) = connector.complain(&what, self.now) {
+                        tracing::warn!(target: "SERVER", "[C{number}] {line}");
+                    }
                 }
             }
         }
@@ -295,14 +290,13 @@ impl Router {
                 Farewell::Graceful
             }
             Kind::Upstream(id) => {
-                let settings = self.connectors.get(&id).map(|c| &c.settings);
-                tracing::info!(
-                    target: "SERVER",
-                    "[C{}] Connection to {} closed by the peer: {}",
-                    entry.connection.number,
-                    settings.map_or("", |settings| settings.address.as_str()),
-                    reason.as_deref().unwrap_or("no error")
-                );
+                let what = format!("closed by the peer: {}", reason.as_deref().unwrap_or("no error"));
+                let number = entry.connection.number;
+                if let Some(connector) = self.connectors.get_mut(&id).filter(|it| it.uses(key))
+                    && let Some(line) = connector.complain(&excerpt(&what), self.now)
+                {
+                    tracing::warn!(target: "SERVER", "[C{number}] {line}");
+                }
                 Farewell::Lost(reason)
             }
         };
@@ -312,7 +306,7 @@ impl Router {
     /// The transport is gone: frees everything.
     pub(super) fn remove(&mut self, key: ConnectionKey, reason: &str, now: Instant) {
         let Some(entry) = self.entry(key) else { return };
-        let (number, kind, was_open) = (entry.connection.number, entry.kind, entry.was_open);
+        let (number, kind) = (entry.connection.number, entry.kind);
         if !entry.connection.is_over() {
             match kind {
                 Kind::Device(_) => {
@@ -323,11 +317,11 @@ impl Router {
                     );
                 }
                 Kind::Upstream(id) => {
-                    let address = self
-                        .connectors
-                        .get(&id)
-                        .map_or("", |c| c.settings.address.as_str());
-                    tracing::warn!(target: "SERVER", "[C{number}] Connection to {address} failed: {reason}");
+                    if let Some(connector) = self.connectors.get_mut(&id).filter(|it| it.uses(key))
+                        && let Some(line) = connector.complain(&format!("failed: {reason}"), now)
+                    {
+                        tracing::warn!(target: "SERVER", "[C{number}] {line}");
+                    }
                 }
             }
         }
@@ -339,7 +333,7 @@ impl Router {
                 self.devices = self.devices.saturating_sub(1);
                 self.device_left(key, now);
             }
-            Kind::Upstream(id) => self.on_connector_lost(id, key, was_open, now),
+            Kind::Upstream(id) => self.on_connector_lost(id, key, now),
         }
         tracing::info!(target: "ROUTER_CORE", "[C{number}] Connection Closed");
     }
@@ -360,6 +354,13 @@ impl Router {
             self.actions.push_back(Action::Dial(id));
         }
         self.arm_connector(id);
+    }
+
+    /// Dials a connector if anybody needs it.
+    pub(super) fn want_if_needed(&mut self, id: ConnectorId, now: Instant) {
+        if self.connectors.get(&id).is_some_and(Connector::is_needed) {
+            self.want(id, now);
+        }
     }
 
     /// Brings a connector's deadline into the timers.
@@ -385,71 +386,108 @@ impl Router {
         match connector.state {
             State::Backoff { until } if until <= now => {
                 connector.state = State::Idle;
-                if connector.is_persistent() || !connector.waiting.is_empty() {
-                    self.want(id, now);
-                }
+                self.want_if_needed(id, now);
             }
             State::Open(key)
                 if !connector.is_persistent()
                     && connector.unused_since.is_some_and(|since| since + linger <= now) =>
             {
-                connector.unused_since = None;
-                // What devices that have gone left behind, and the hub did not take in all this time.
-                self.release_sessions(key, Farewell::Lost(Some("unused".to_owned())));
-                let Some(connector) = self.connectors.get_mut(&id) else {
-                    return;
-                };
-                // From here on the connection is nobody's: whoever attaches now gets a new one.
-                connector.lost(true, now);
-                connector.state = State::Idle;
-                let name = connector.settings.name.clone();
-                if let Some(entry) = self.entry_mut(key) {
-                    tracing::info!(
-                        target: "SERVER",
-                        "[C{}] Closing the connection of connector {name}: no device has used it for {} s",
-                        entry.connection.number,
-                        linger.as_secs()
-                    );
-                    entry.connection.close(None, now);
-                }
-                self.wake(key);
-                self.arm(key);
+                let why = format!("no device has used it for {} s", linger.as_secs());
+                // Devices that have gone may have left what the hub did not take in all this time.
+                self.close_connector(id, key, &why, now);
             }
-            State::Idle | State::Dialing | State::Opening(_) | State::Open(_) | State::Backoff { .. } => {}
+            State::Idle
+            | State::Dialing
+            | State::Opening(_)
+            | State::Open(_)
+            | State::Closing(_)
+            | State::Backoff { .. } => {}
         }
     }
 
-    fn on_connector_open(&mut self, id: ConnectorId, key: ConnectionKey, container_id: &str, now: Instant) {
+    /// Closes a connector's connection, which is nobody's from here on: whoever attaches now waits for the next.
+    pub(super) fn close_connector(&mut self, id: ConnectorId, key: ConnectionKey, why: &str, now: Instant) {
+        self.release_sessions(key, Farewell::Lost(Some(why.to_owned())));
         let Some(connector) = self.connectors.get_mut(&id) else {
             return;
         };
-        connector.opened(key, container_id, now);
+        connector.closing(key);
         let name = connector.settings.name.clone();
-        for route in self.routes.routes_to(&name) {
-            tracing::info!(target: "ROUTER_CORE", "Link Route Activated '{}' on connection {name}", route.name);
+        if let Some(entry) = self.entry_mut(key) {
+            let number = entry.connection.number;
+            let was_open = entry.was_open;
+            tracing::info!(target: "SERVER", "[C{number}] Closing the connection of connector {name}: {why}");
+            entry.connection.close(None, now);
+            if was_open {
+                self.log_routes(&name, "Deactivated");
+            }
         }
+        self.wake(key);
+        self.arm(key);
+    }
+
+    fn log_routes(&self, connector: &str, what: &str) {
+        for route in self.routes.routes_to(connector) {
+            tracing::info!(
+                target: "ROUTER_CORE",
+                "Link Route {what} '{}' on connection {connector}",
+                route.name
+            );
+        }
+    }
+
+    fn on_connector_open(&mut self, id: ConnectorId, key: ConnectionKey, open: &Open<'_>, now: Instant) {
+        let Some(connector) = self.connectors.get_mut(&id) else {
+            return;
+        };
+        let recovery = connector.opened(key, open.container_id, now);
+        let host = connector.hosts.current();
+        connector.message = excerpt(&format!(
+            "Connection to {host} opened, container_id={}",
+            open.container_id
+        ));
+        if let Some((attempts, time)) = recovery {
+            let plural = if attempts == 1 { "" } else { "s" };
+            tracing::info!(
+                target: "SERVER",
+                "[C{}] Connection to {host} is back after {attempts} failed attempt{plural} in {} s",
+                connector.number,
+                time.as_secs()
+            );
+        }
+        if let Some(properties) = open.properties {
+            failover::adopt(connector, properties);
+        }
+        let name = connector.settings.name.clone();
+        self.log_routes(&name, "Activated");
         self.start_waiting(id);
         self.arm_connector(id);
     }
 
-    fn on_connector_lost(&mut self, id: ConnectorId, key: ConnectionKey, was_open: bool, now: Instant) {
+    fn on_connector_lost(&mut self, id: ConnectorId, key: ConnectionKey, now: Instant) {
         let Some(connector) = self.connectors.get_mut(&id) else {
             return;
         };
-        if connector.state != State::Opening(key) && connector.state != State::Open(key) {
-            return;
-        }
-        if was_open {
-            let name = &connector.settings.name;
-            for route in self.routes.routes_to(name) {
-                tracing::info!(
-                    target: "ROUTER_CORE",
-                    "Link Route Deactivated '{}' on connection {name}",
-                    route.name
-                );
+        match connector.state {
+            State::Opening(own) | State::Open(own) if own == key => {
+                let was_open = connector.open_connection().is_some();
+                connector.lost(now);
+                if was_open {
+                    let name = connector.settings.name.clone();
+                    self.log_routes(&name, "Deactivated");
+                }
             }
+            State::Closing(own) if own == key => {
+                connector.state = State::Idle;
+                self.want_if_needed(id, now);
+            }
+            State::Idle
+            | State::Dialing
+            | State::Opening(_)
+            | State::Open(_)
+            | State::Closing(_)
+            | State::Backoff { .. } => return,
         }
-        connector.lost(was_open, now);
         self.arm_connector(id);
     }
 
@@ -466,6 +504,11 @@ impl Router {
             self.arm_connector(id);
         }
     }
+}
+
+/// What a peer wrote, as log lines show it: not as long as a frame. (The log escapes control characters.)
+pub(super) fn excerpt(text: &str) -> String {
+    text.chars().take(256).collect()
 }
 
 /// A pair's number as a slab index.

@@ -35,10 +35,12 @@ mod connection;
 mod connector;
 mod control;
 mod delivery_map;
+mod failover;
 mod flow_control;
 mod loss;
 mod pair;
 mod pattern;
+mod reload;
 pub mod settings;
 mod snapshot;
 mod table;
@@ -58,8 +60,9 @@ use crate::endpoint::event::{Event, Fault};
 use connection::{Entry, Kind};
 use connector::{Connector, State};
 use pair::{LinkPair, SessionPair};
-use settings::{ConnectorId, ListenerId, RouterSettings};
-pub use snapshot::Snapshot;
+pub use reload::Reloaded;
+use settings::{ConnectorId, HostPort, ListenerId, RouterSettings};
+pub use snapshot::{ConnectorReport, ConnectorStatus, Snapshot};
 use table::LinkRouteTable;
 use timer::{Owner, Timers};
 
@@ -106,6 +109,17 @@ pub struct TransportInfo {
     pub tls: Option<String>,
 }
 
+/// Whom to dial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DialTarget {
+    /// Where.
+    pub host: HostPort,
+    /// Whom we expect there: for SNI and the name in the certificate.
+    pub server_name: String,
+    /// TCP and TLS together may take this long.
+    pub limit: Duration,
+}
+
 /// The router of one shard.
 #[derive(Debug)]
 pub struct Router {
@@ -114,6 +128,9 @@ pub struct Router {
     listeners: Vec<(Arc<Side>, Arc<Announce>)>,
     /// By a number that is never used again, so that a dial of one that has gone is told from its successor's.
     connectors: BTreeMap<ConnectorId, Connector>,
+    next_connector: usize,
+    /// Keys the connectors' jitter, so that two gateways do not return at once.
+    random: RandomState,
     routes: LinkRouteTable,
     connections: Slab<Entry>,
     session_pairs: Slab<SessionPair>,
@@ -146,14 +163,6 @@ pub struct Router {
 impl Router {
     /// A router with no connections. Persistent connectors ask to be dialed at once ([`Action::Dial`]).
     pub fn new(settings: RouterSettings, now: Instant) -> Self {
-        let random = RandomState::new();
-        let connectors = (0..)
-            .zip(&settings.connectors)
-            .map(|(index, connector)| {
-                let connector = Connector::new(connector.clone(), random.hash_one(index));
-                (ConnectorId(index), connector)
-            })
-            .collect();
         let listeners = settings
             .listeners
             .iter()
@@ -162,7 +171,9 @@ impl Router {
         let routes = LinkRouteTable::new(settings.routes.clone());
         let mut router = Router {
             listeners,
-            connectors,
+            connectors: BTreeMap::new(),
+            next_connector: 0,
+            random: RandomState::new(),
             routes,
             settings,
             connections: Slab::new(),
@@ -183,12 +194,19 @@ impl Router {
             now,
             ranges: Vec::new(),
         };
-        for id in router.connectors.keys().copied().collect::<Vec<_>>() {
-            if router.connectors.get(&id).is_some_and(Connector::is_persistent) {
-                router.want(id, now);
-            }
+        for connector in router.settings.connectors.clone() {
+            let id = router.add_connector(connector);
+            router.want_if_needed(id, now);
         }
         router
+    }
+
+    fn add_connector(&mut self, settings: settings::ConnectorSettings) -> ConnectorId {
+        let id = ConnectorId(self.next_connector);
+        self.next_connector += 1;
+        let connector = Connector::new(settings, self.random.hash_one(id));
+        self.connectors.insert(id, connector);
+        id
     }
 
     // ---- inputs --------------------------------------------------------------------------------------------------
@@ -234,10 +252,13 @@ impl Router {
         if self.is_shutting_down || entry.state != State::Dialing {
             return None;
         }
-        let (side, announce) = connection::connector(&self.settings, &entry.settings);
+        let (side, announce) = connection::connector(&self.settings, entry);
         let handshake = entry.settings.dial_timeout;
+        let host = entry.hosts.current().to_string();
         let connection = Connection::new(entry.number, side, announce, Some(handshake), now);
-        let key = self.insert(Entry::new(connection, Kind::Upstream(connector), transport));
+        let mut entry = Entry::new(connection, Kind::Upstream(connector), transport);
+        entry.host = host.into();
+        let key = self.insert(entry);
         if let Some(connector) = self.connectors.get_mut(&connector) {
             connector.state = State::Opening(key);
         }
@@ -251,15 +272,13 @@ impl Router {
         let Some(entry) = self.connectors.get_mut(&connector) else {
             return;
         };
-        if let Some(again) = entry.is_news(reason, now) {
-            tracing::warn!(
-                target: "SERVER",
-                "[C{}] Connection to {} failed: {reason}{again}",
-                entry.number,
-                entry.settings.address
-            );
+        if entry.state != State::Dialing {
+            return;
         }
-        entry.lost(false, now);
+        if let Some(line) = entry.complain(&format!("failed: {reason}"), now) {
+            tracing::warn!(target: "SERVER", "[C{}] {line}", entry.number);
+        }
+        entry.lost(now);
         self.arm_connector(connector);
     }
 
@@ -385,6 +404,12 @@ impl Router {
         };
         // Devices first: their detaches and ends towards the hub go out before the hub's close.
         let (devices, hubs): (Vec<_>, Vec<_>) = keys.into_iter().partition(|&key| is_device(self, key));
+        for connector in self.connectors.values_mut() {
+            match connector.connection() {
+                Some(key) => connector.closing(key),
+                None => connector.state = State::Idle,
+            }
+        }
         for key in devices.into_iter().chain(hubs) {
             let Some(entry) = self.entry(key) else { continue };
             tracing::info!(target: "SERVER", "[C{}] Closing connection on shutdown", entry.connection.number);
@@ -403,13 +428,17 @@ impl Router {
         self.connections.is_empty()
     }
 
-    /// How long a dial of this connector may take in all.
-    pub fn dial_timeout(&self, connector: ConnectorId) -> Duration {
-        self.connectors
+    /// Whom [`Action::Dial`] means. `None`: nobody any more.
+    pub fn dial_target(&self, connector: ConnectorId) -> Option<DialTarget> {
+        let connector = self
+            .connectors
             .get(&connector)
-            .map_or(Duration::from_secs(30), |connector| {
-                connector.settings.dial_timeout
-            })
+            .filter(|connector| connector.state == State::Dialing)?;
+        Some(DialTarget {
+            host: connector.hosts.current().clone(),
+            server_name: connector.server_name().to_owned(),
+            limit: connector.settings.dial_timeout,
+        })
     }
 
     // ---- dispatch ------------------------------------------------------------------------------------------------

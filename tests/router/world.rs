@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant};
 
 use linkrouterd::router::settings::{
-    ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, ListenerId,
-    ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
+    ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, HostPort,
+    ListenerId, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
 };
-use linkrouterd::router::{Action, Router, TransportInfo, TransportState};
+use linkrouterd::router::{Action, ConnectorReport, Reloaded, Router, TransportInfo, TransportState};
 
 use crate::peer::{Announces, Auto, Kind, Peer};
 
@@ -106,6 +106,13 @@ pub(crate) const HUB_AUTO: Auto = Auto {
     accept: false,
 };
 
+pub(crate) fn host(name: &str) -> HostPort {
+    HostPort {
+        host: name.into(),
+        port: 5671,
+    }
+}
+
 pub(crate) fn settings() -> RouterSettings {
     let limits = PeerLimits {
         max_frame_size: 16384,
@@ -121,11 +128,15 @@ pub(crate) fn settings() -> RouterSettings {
             limits,
             handshake_timeout: Duration::from_secs(10),
             sasl_mechanisms: vec!["ANONYMOUS".into()],
+            failover: Vec::new(),
         }],
         connectors: vec![ConnectorSettings {
             name: "HUB".into(),
-            address: "hub.example:5671".into(),
-            hostname: "hub.example".into(),
+            host: host("hub.example"),
+            failover: Vec::new(),
+            server_name: None,
+            believes_failover_list: true,
+            uses_tls: true,
             role: ConnectorRole::OnDemand,
             role_name: "on-demand".into(),
             limits: PeerLimits {
@@ -267,6 +278,18 @@ impl World {
     pub(crate) fn fail_dial(&mut self) {
         let connector = self.dials.remove(0);
         self.router.dial_failed(connector, "Connection refused", self.now);
+    }
+
+    /// What the router's only connector reports.
+    pub(crate) fn connector(&self) -> ConnectorReport {
+        self.router.connectors().next().expect("a connector")
+    }
+
+    /// Another configuration, of which the driver has nothing to say.
+    pub(crate) fn reload(&mut self, settings: RouterSettings) -> Reloaded {
+        let reloaded = self.router.reconfigure(settings, |_, _| true, self.now);
+        self.run();
+        reloaded
     }
 
     /// The transport of a peer breaks.

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::amqp::failover::{FailoverServer, Scheme};
 use crate::config::{self, Config};
 use crate::router::settings::{
-    ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, ListenerSettings, Matcher,
-    PeerLimits, RouteSettings, RouterSettings, Secret,
+    ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, HostPort, ListenerSettings,
+    Matcher, PeerLimits, RouteSettings, RouterSettings, Secret,
 };
 use crate::shard::dial::DialSettings;
 use crate::shard::tls::{TlsSettings, TlsVersion};
@@ -53,7 +54,7 @@ pub(super) fn shard_settings(config: &Config) -> ShardSettings {
 fn listener_settings(listener: &config::Listener) -> ListenerSettings {
     ListenerSettings {
         name: listener.name.clone(),
-        address: host_and_port(&listener.host, listener.port),
+        address: host_and_port(&listener.host, listener.port).to_string(),
         limits: PeerLimits {
             max_frame_size: listener.max_frame_size,
             channel_max: listener.max_sessions.saturating_sub(1),
@@ -62,6 +63,15 @@ fn listener_settings(listener: &config::Listener) -> ListenerSettings {
         },
         handshake_timeout: listener.initial_handshake_timeout.unwrap_or(Duration::ZERO),
         sasl_mechanisms: listener.sasl_mechanisms.clone(),
+        failover: listener
+            .failover
+            .iter()
+            .map(|url| FailoverServer {
+                host: url.host.clone(),
+                port: url.port,
+                scheme: url.tls.map(|tls| if tls { Scheme::Amqps } else { Scheme::Amqp }),
+            })
+            .collect(),
     }
 }
 
@@ -77,8 +87,20 @@ fn connector_settings(config: &Config, connector: &config::Connector) -> Connect
     let profile = profile_of(config, connector);
     ConnectorSettings {
         name: connector.name.clone(),
-        address: host_and_port(&connector.host, connector.port),
-        hostname: connector.host.clone(),
+        host: host_and_port(&connector.host, connector.port),
+        failover: connector
+            .failover
+            .iter()
+            .map(|url| {
+                let uses_tls = url.tls.unwrap_or(profile.is_some());
+                let standard = if uses_tls { 5671 } else { 5672 };
+                host_and_port(&url.host, url.port.unwrap_or(standard))
+            })
+            .collect(),
+        server_name: connector.server_name.clone(),
+        // Whoever passes for the hub without its name could send us anywhere. In clear text anybody can, list or no list.
+        believes_failover_list: profile.is_none() || connector.verify_hostname,
+        uses_tls: profile.is_some(),
         role: match connector.role {
             config::ConnectorRole::OnDemand => ConnectorRole::OnDemand,
             config::ConnectorRole::Normal | config::ConnectorRole::RouteContainer => {
@@ -115,7 +137,10 @@ fn dial_settings(config: &Config, connector: &config::Connector) -> DialSettings
 fn tls_settings(profile: &config::SslProfile, connector: &config::Connector) -> TlsSettings {
     TlsSettings {
         profile: profile.name.clone(),
-        server_name: connector.host.clone(),
+        server_name: connector
+            .server_name
+            .clone()
+            .unwrap_or_else(|| connector.host.clone()),
         verify_hostname: connector.verify_hostname,
         ca_file: profile.ca_cert_file.as_ref().map(PathBuf::from),
         cert_file: profile.cert_file.as_ref().map(PathBuf::from),
@@ -164,12 +189,10 @@ fn family(family: Option<config::AddressFamily>) -> AddressFamily {
     }
 }
 
-/// As an operator would type it: an IPv6 address needs brackets in front of a port.
-fn host_and_port(host: &str, port: u16) -> String {
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
+fn host_and_port(host: &str, port: u16) -> HostPort {
+    HostPort {
+        host: host.to_owned(),
+        port,
     }
 }
 
@@ -261,10 +284,11 @@ policy {
 
         let hub = &router.connectors[0];
         assert_eq!(
-            (hub.name.as_str(), hub.address.as_str()),
+            (hub.name.as_str(), hub.host.to_string().as_str()),
             ("HUB", "hub.azure-devices.net:5671")
         );
-        assert_eq!(hub.hostname, "hub.azure-devices.net");
+        assert!(hub.uses_tls && !hub.believes_failover_list, "verifyHostname: no");
+        assert!(router.connectors[1].believes_failover_list && !router.connectors[1].uses_tls);
         assert_eq!(
             (hub.role, hub.role_name.as_str()),
             (ConnectorRole::OnDemand, "on-demand")

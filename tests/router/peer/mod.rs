@@ -117,6 +117,8 @@ pub(crate) struct Peer {
     pub(crate) container: String,
     pub(crate) auto: Auto,
     pub(crate) announces: Announces,
+    /// `properties` of its open.
+    pub(crate) open_properties: Value,
     pub(crate) key: Option<ConnectionKey>,
     /// Bytes on their way to the router.
     pub(crate) out: ByteQueue,
@@ -147,6 +149,7 @@ impl Peer {
             container: container.into(),
             auto,
             announces,
+            open_properties: Value::Null,
             key: None,
             out: ByteQueue::default(),
             input: ByteQueue::default(),
@@ -183,13 +186,15 @@ impl Peer {
     }
 
     fn say_open(&mut self) {
-        let fields = vec![
+        let mut fields = vec![
             string(&self.container),
             string("hub.example"),
             uint(self.announces.max_frame_size),
             Value::Ushort(self.announces.channel_max),
             self.announces.idle_time_out.map_or(Value::Null, uint),
         ];
+        fields.resize(9, Value::Null);
+        fields.push(self.open_properties.clone());
         self.say(&Frame::new(0, wire::OPEN, fields));
     }
 

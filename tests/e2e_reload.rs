@@ -224,6 +224,24 @@ async fn what_only_a_restart_can_change_is_named() -> Result<(), Failure> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_while_the_router_stops_is_too_late() -> Result<(), Failure> {
+    let gateway = Gateway::to_broker().await?;
+    let daemon = gateway.daemon()?;
+    // A device that does not answer a close holds the stop up.
+    let device = sending_device(daemon, "sink/accept/late").await?;
+    daemon.signal("TERM").await?;
+    daemon.logged("SIGTERM: closing all connections").await?;
+    daemon.signal("HUP").await?;
+    daemon.logged("SIGHUP: too late").await?;
+    let (_, log) = gateway.stop().await?;
+    device.die();
+    ensure(
+        !log.iter().any(|line| line.contains("Configuration reloaded")),
+        || log.join("\n"),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rotated_log_is_opened_anew() -> Result<(), Failure> {
     let gateway = Gateway::to_broker().await?;
     let daemon = gateway.daemon()?;

@@ -412,6 +412,7 @@ impl Router {
             return;
         };
         connector.closing(key);
+        connector.message = format!("Connection closed: {why}");
         let name = connector.settings.name.clone();
         if let Some(entry) = self.entry_mut(key) {
             let number = entry.connection.number;

@@ -19,6 +19,8 @@ const LONGEST_DELAY_WITH_WAITERS: Duration = Duration::from_secs(2);
 const DELAY_AFTER_LOSS: Duration = Duration::from_millis(500);
 /// The delay before the next host is tried, when there are several (qdrouterd 1.19).
 const NEXT_HOST_DELAY: Duration = Duration::from_secs(1);
+/// The longest dial of one host among several: less than an attach waits.
+const DIAL_LIMIT_OF_SEVERAL: Duration = Duration::from_secs(10);
 /// A connection that was open for so long has held. A hub that opens and closes at once is as good as one that refuses,
 /// and must not be dialed in a tight loop.
 const HOLDS_AFTER: Duration = Duration::from_secs(10);
@@ -163,6 +165,16 @@ impl Connector {
     pub(super) fn server_name(&self) -> &str {
         let own = &self.hosts.current().host;
         self.settings.server_name.as_ref().unwrap_or(own)
+    }
+
+    /// How long TCP and TLS may take. A host that swallows everything must not keep the next one from its turn while
+    /// devices wait.
+    pub(super) fn dial_limit(&self) -> Duration {
+        let limit = self.settings.dial_timeout;
+        match self.hosts.iter().nth(1) {
+            Some(_) => limit.min(DIAL_LIMIT_OF_SEVERAL),
+            None => limit,
+        }
     }
 
     /// Notes what has gone wrong with the current host: `failed: ...`. The line for the log, if it is to be logged: a hub

@@ -5,7 +5,7 @@
 //! Inputs ([`accepted`](Router::accepted), [`dialed`](Router::dialed), [`dial_failed`](Router::dial_failed),
 //! [`handle_input`](Router::handle_input), [`handle_eof`](Router::handle_eof),
 //! [`transport_lost`](Router::transport_lost), [`transmitted`](Router::transmitted),
-//! [`handle_timeout`](Router::handle_timeout)) take `now` and never fail: a protocol error becomes bytes to send and
+//! [`handle_timeout`](Router::handle_timeout), [`reconfigure`](Router::reconfigure)) take `now` and never fail: a protocol error becomes bytes to send and
 //! a changed [`TransportState`]. After any input the driver calls [`poll_action`](Router::poll_action) until it
 //! yields nothing, and re-arms its one timer from [`poll_timeout`](Router::poll_timeout).
 //!
@@ -85,7 +85,8 @@ impl ConnectionKey {
 pub enum Action {
     /// Look at this connection again: bytes to write, reading allowed again, or its state changed.
     Wake(ConnectionKey),
-    /// Resolve, connect, and for a TLS connector shake hands; then call `dialed` or `dial_failed`, once.
+    /// Resolve, connect, and for a TLS connector shake hands ([`Router::dial_target`] says with whom); then call `dialed`
+    /// or `dial_failed`, once.
     Dial(ConnectorId),
 }
 
@@ -437,7 +438,7 @@ impl Router {
         Some(DialTarget {
             host: connector.hosts.current().clone(),
             server_name: connector.server_name().to_owned(),
-            limit: connector.settings.dial_timeout,
+            limit: connector.dial_limit(),
         })
     }
 

@@ -105,6 +105,10 @@ fn status_tells_the_truth_at_every_step() {
     assert_eq!(status(&world), ConnectorStatus::Closing, "unused");
     world.advance(seconds(6));
     assert_eq!(status(&world), ConnectorStatus::Initializing);
+    assert_eq!(
+        world.connector().message,
+        "Connection closed: no device has used it for 60 s"
+    );
     assert_eq!(ConnectorStatus::Closing.as_str(), "CLOSING");
 }
 
@@ -156,6 +160,9 @@ fn failover_goes_through_the_hubs_list_and_comes_back() {
         let waited = wait_for_dial(&mut world);
         let (target, name) = target(&world);
         assert_eq!(target, *address);
+        let id = *world.dials.first().expect("a dial");
+        let limit = world.router.dial_target(id).map(|target| target.limit);
+        assert_eq!(limit, Some(seconds(10)), "less than an attach waits");
         assert!(address.starts_with(&name), "the name that TLS asks for: {name}");
         let is_round = turn % 3 == 2;
         if !is_round {

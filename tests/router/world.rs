@@ -287,8 +287,17 @@ impl World {
 
     /// Another configuration, of which the driver has nothing to say.
     pub(crate) fn reload(&mut self, settings: RouterSettings) -> Reloaded {
-        let reloaded = self.router.reconfigure(settings, |_, _| true, self.now);
+        let reloaded = self.reconfigure(settings);
         self.run();
+        reloaded
+    }
+
+    /// The same, with nothing done yet.
+    pub(crate) fn reconfigure(&mut self, settings: RouterSettings) -> Reloaded {
+        let reloaded = self.router.reconfigure(settings, |_, _| true, self.now);
+        // The driver gives up what it dials for connectors that are gone.
+        let router = &self.router;
+        self.dials.retain(|&id| router.dial_target(id).is_some());
         reloaded
     }
 
@@ -343,7 +352,10 @@ impl World {
     fn take_actions(&mut self) {
         while let Some(action) = self.router.poll_action() {
             match action {
-                Action::Dial(connector) => self.dials.push(connector),
+                Action::Dial(connector) if self.router.dial_target(connector).is_some() => {
+                    self.dials.push(connector);
+                }
+                Action::Dial(_) => {}
                 Action::Wake(key) => {
                     let woken = self.peers.iter_mut().find(|t| t.peer.key == Some(key));
                     if let Some(transport) = woken {

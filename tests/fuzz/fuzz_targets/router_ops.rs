@@ -142,6 +142,18 @@ impl World {
                 let noise = bytes.take(count);
                 self.feed(index, bytes, noise);
             }
+            7 => {
+                let mut settings = settings();
+                match bytes.below(3) {
+                    0 => {}
+                    1 => settings.connectors[0].sasl_username = Some(bytes.next().to_string()),
+                    _ => {
+                        settings.connectors.clear();
+                        settings.routes.clear();
+                    }
+                }
+                self.router.reconfigure(settings, |_, _| true, self.now);
+            }
             _ => {
                 let Some(index) = self.pick(bytes) else { return };
                 let mut frame = Vec::new();

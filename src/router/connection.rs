@@ -457,7 +457,7 @@ impl Router {
             );
         }
         if let Some(properties) = open.properties {
-            failover::adopt(connector, properties);
+            failover::adopt(connector, properties, now);
         }
         let name = connector.settings.name.clone();
         self.log_routes(&name, "Activated");

@@ -177,17 +177,21 @@ impl Connector {
         }
     }
 
-    /// Notes what has gone wrong with the current host: `failed: ...`. The line for the log, if it is to be logged: a hub
-    /// that is away for a night shall not fill the log.
+    /// Notes what has gone wrong with the current host: `failed: ...`. The line for the log, if it is to be logged.
     pub(super) fn complain(&mut self, what: &str, now: Instant) -> Option<String> {
         let complaint = format!("Connection to {} {what}", self.hosts.current());
         self.message = excerpt(&complaint);
-        let Some((_, at, unseen)) = self.complaints.iter_mut().find(|(last, ..)| *last == complaint) else {
+        self.news(complaint, now)
+    }
+
+    /// A line for the log, unless it was logged within a minute: a hub that is away for a night shall not fill the log.
+    pub(super) fn news(&mut self, line: String, now: Instant) -> Option<String> {
+        let Some((_, at, unseen)) = self.complaints.iter_mut().find(|(last, ..)| *last == line) else {
             if self.complaints.len() >= COMPLAINTS {
                 self.complaints.pop_front();
             }
-            self.complaints.push_back((complaint.clone(), now, 0));
-            return Some(complaint);
+            self.complaints.push_back((line.clone(), now, 0));
+            return Some(line);
         };
         if now < *at + COMPLAINT_INTERVAL {
             *unseen = unseen.saturating_add(1);
@@ -195,7 +199,7 @@ impl Connector {
         }
         *at = now;
         Some(format!(
-            "{complaint} (and {} times before that)",
+            "{line} (and {} times before that)",
             std::mem::take(unseen)
         ))
     }

@@ -1,10 +1,11 @@
 //! The hosts of one connector: which is dialed now, and which comes next.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use super::connector::Connector;
 use super::settings::{ConnectorSettings, HostPort};
-use crate::amqp::failover;
+use crate::amqp::failover::{self, FailoverServer, Scheme};
 use crate::endpoint::limits;
 
 /// Current host, then the hub's list, then what is configured; in turn, for ever.
@@ -87,63 +88,72 @@ impl HostList {
 }
 
 /// Takes over the hosts that a hub announces, if the connector may believe them.
-pub(super) fn adopt(connector: &mut Connector, properties: &[u8]) {
-    let (number, name) = (connector.number, &connector.settings.name);
+pub(super) fn adopt(connector: &mut Connector, properties: &[u8], now: Instant) {
     let entries = match failover::read(properties, limits::FAILOVER_HOSTS) {
         Ok(None) => return,
         Ok(Some(entries)) => entries,
         Err(fault) => {
-            tracing::warn!(target: "SERVER", "[C{number}] The hub's {} is ignored: {fault}", failover::KEY);
-            return;
+            return warn(
+                connector,
+                format!("The hub's {} is ignored: {fault}", failover::KEY),
+                now,
+            );
         }
     };
     if !connector.settings.believes_failover_list {
-        if !entries.is_empty() {
-            tracing::warn!(
-                target: "SERVER",
-                "[C{number}] The hub's {} is ignored: with verifyHostname: no it may come from anybody; failoverUrls of \
-                 connector {name} is the place for hosts that stand in",
-                failover::KEY
-            );
-        }
-        return;
+        let line = format!(
+            "The hub's {} is ignored: with verifyHostname: no it may come from anybody; failoverUrls of connector {} is \
+             the place for hosts that stand in",
+            failover::KEY,
+            connector.settings.name
+        );
+        return warn(connector, line, now);
     }
-    let uses_tls = connector.settings.uses_tls;
     let mut hosts = Vec::new();
     for (position, entry) in entries.into_iter().enumerate() {
-        let fault = match entry {
-            Ok(server) if server.scheme == Some(failover::Scheme::Amqps) && !uses_tls => {
-                "it wants TLS, and the connector has no sslProfile".to_owned()
+        match entry
+            .map_err(|fault| fault.to_string())
+            .and_then(|server| host_of(server, connector.settings.uses_tls))
+        {
+            Ok(host) if hosts.contains(&host) => {}
+            Ok(host) => hosts.push(host),
+            Err(fault) => {
+                let entry = position + 1;
+                let line = format!(
+                    "Entry {entry} of the hub's {} is passed over: {fault}",
+                    failover::KEY
+                );
+                warn(connector, line, now);
             }
-            Ok(server) => {
-                let standard = if uses_tls { 5671 } else { 5672 };
-                let port = server.port.unwrap_or(standard);
-                let host = HostPort {
-                    host: server.host,
-                    port,
-                };
-                if !hosts.contains(&host) {
-                    hosts.push(host);
-                }
-                continue;
-            }
-            Err(fault) => fault.to_string(),
-        };
-        tracing::warn!(
-            target: "SERVER",
-            "[C{number}] Entry {} of the hub's {} is passed over: {fault}",
-            position + 1,
-            failover::KEY
-        );
+        }
     }
     if connector.hosts.announced(hosts) {
         let order: Vec<String> = connector.hosts.iter().map(HostPort::to_string).collect();
         tracing::info!(
             target: "SERVER",
-            "[C{number}] Connector {} fails over in the order announced by the hub: {}",
+            "[C{}] Connector {} fails over in the order announced by the hub: {}",
+            connector.number,
             connector.settings.name,
             order.join(", ")
         );
+    }
+}
+
+/// TLS is what the connector says it is; a host that insists on another way is none for it.
+fn host_of(server: FailoverServer, uses_tls: bool) -> Result<HostPort, String> {
+    if server.scheme == Some(Scheme::Amqps) && !uses_tls {
+        return Err("it wants TLS, and the connector has no sslProfile".to_owned());
+    }
+    let standard = if uses_tls { 5671 } else { 5672 };
+    Ok(HostPort {
+        host: server.host,
+        port: server.port.unwrap_or(standard),
+    })
+}
+
+fn warn(connector: &mut Connector, line: String, now: Instant) {
+    if let Some(line) = connector.news(line, now) {
+        tracing::warn!(target: "SERVER", "[C{}] {line}", connector.number);
     }
 }
 

@@ -234,6 +234,8 @@ connector {
     saslUsername: u
     saslPassword: env:HUB_PASSWORD
     verifyHostname: no
+    serverName: hub.example
+    failoverUrls: amqps://b.example, c.example, [::1]:1
 }
 connector {
     name: LOCAL
@@ -288,6 +290,9 @@ policy {
             ("HUB", "hub.azure-devices.net:5671")
         );
         assert!(hub.uses_tls && !hub.believes_failover_list, "verifyHostname: no");
+        let failover: Vec<_> = hub.failover.iter().map(ToString::to_string).collect();
+        assert_eq!(failover, ["b.example:5671", "c.example:5671", "[::1]:1"]);
+        assert_eq!(hub.server_name.as_deref(), Some("hub.example"));
         assert!(router.connectors[1].believes_failover_list && !router.connectors[1].uses_tls);
         assert_eq!(
             (hub.role, hub.role_name.as_str()),
@@ -304,7 +309,7 @@ policy {
         let tls = shard.connectors[0].tls.as_ref().expect("TLS");
         assert_eq!(
             (tls.profile.as_str(), tls.server_name.as_str()),
-            ("azure", "hub.azure-devices.net")
+            ("azure", "hub.example")
         );
         assert!(!tls.verify_hostname);
         assert_eq!(tls.versions, [TlsVersion::Tls12]);

@@ -58,7 +58,7 @@ fn wrong_ones_are_named_one_by_one() {
             ),
         ],
     );
-    let many = vec!["h"; 9].join(",");
+    let many = ["h"; 9].join(",");
     let text = connector(&format!(" sslProfile: tls\n failoverUrls: {many}\n"));
     expect(&text, &[(14, "error", "more than 8")]);
 }

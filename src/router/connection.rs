@@ -3,14 +3,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::connector::{Connector, State};
-use super::failover;
+use super::attach::excerpt;
+use super::connector::Connector;
 use super::flow_control::Gate;
 use super::loss::Farewell;
-use super::settings::{ConnectorId, ListenerId, ListenerSettings, RouterSettings};
+use super::settings::{
+    ConnectorId, ConnectorRole, ConnectorSettings, HostPort, ListenerId, ListenerRole, ListenerSettings,
+    PeerLimits, RouterSettings,
+};
 use super::timer::Owner;
 use super::{Action, ConnectionKey, Router, TransportInfo};
 use crate::amqp::condition::ErrorView;
+use crate::amqp::failover::without_brackets;
 use crate::amqp::performative::Open;
 use crate::endpoint::ConnectionError;
 use crate::endpoint::connection::{Announce, Connection, Side};
@@ -23,6 +27,26 @@ use crate::endpoint::window::WindowSize;
 pub(super) enum Kind {
     Device(ListenerId),
     Upstream(ConnectorId),
+    /// A hub that came to us; from its open on it is in the list of connectors.
+    Broker(ListenerId, ConnectorId),
+}
+
+impl Kind {
+    /// The listener that accepted it.
+    pub(super) const fn listener(self) -> Option<ListenerId> {
+        match self {
+            Kind::Device(id) | Kind::Broker(id, _) => Some(id),
+            Kind::Upstream(_) => None,
+        }
+    }
+
+    /// The connector of a hub.
+    pub(super) const fn connector(self) -> Option<ConnectorId> {
+        match self {
+            Kind::Upstream(id) | Kind::Broker(_, id) => Some(id),
+            Kind::Device(_) => None,
+        }
+    }
 }
 
 /// One connection.
@@ -86,9 +110,14 @@ pub(super) fn listener(router: &RouterSettings, listener: &ListenerSettings) -> 
     let announce = Announce {
         container_id: router.container_id.clone(),
         hostname: None,
-        max_frame_size: listener.limits.max_frame_size.max(limits::MIN_FRAME_SIZE),
+        max_frame_size: frame_size(&listener.limits),
         channel_max: listener.limits.channel_max,
-        session_window: WindowSize::Frames(listener.limits.incoming_window.unwrap_or(limits::DEVICE_WINDOW)),
+        session_window: match listener.role {
+            ListenerRole::Normal => {
+                WindowSize::Frames(listener.limits.incoming_window.unwrap_or(limits::DEVICE_WINDOW))
+            }
+            ListenerRole::RouteContainer => upstream_window(&listener.limits),
+        },
         idle_timeout: listener.limits.idle_timeout,
         failover: listener.failover.clone(),
     };
@@ -99,11 +128,6 @@ pub(super) fn listener(router: &RouterSettings, listener: &ListenerSettings) -> 
 pub(super) fn connector(router: &RouterSettings, connector: &Connector) -> (Arc<Side>, Arc<Announce>) {
     let hostname = connector.server_name().to_owned();
     let connector = &connector.settings;
-    let max_frame_size = connector.limits.max_frame_size.max(limits::MIN_FRAME_SIZE);
-    let default_window = WindowSize::Bytes {
-        budget: limits::UPSTREAM_WINDOW_BYTES,
-        least: (limits::UPSTREAM_WINDOW_BYTES / max_frame_size).max(limits::UPSTREAM_WINDOW_FRAMES),
-    };
     let plain = match (&connector.sasl_username, &connector.sasl_password) {
         (Some(user), Some(password)) => Some((user.clone(), password.expose().clone())),
         _ => None,
@@ -119,16 +143,55 @@ pub(super) fn connector(router: &RouterSettings, connector: &Connector) -> (Arc<
     let announce = Announce {
         container_id: router.container_id.clone(),
         hostname: Some(hostname),
-        max_frame_size,
+        max_frame_size: frame_size(&connector.limits),
         channel_max: connector.limits.channel_max.min(limits::UPSTREAM_CHANNEL_MAX),
-        session_window: connector
-            .limits
-            .incoming_window
-            .map_or(default_window, WindowSize::Frames),
+        session_window: upstream_window(&connector.limits),
         idle_timeout: connector.limits.idle_timeout,
         failover: Vec::new(),
     };
     (Arc::new(side), Arc::new(announce))
+}
+
+/// A broker that came in at a listener, as if it had been dialed.
+fn broker(listener: &ListenerSettings, peer: &str) -> ConnectorSettings {
+    ConnectorSettings {
+        name: listener.name.clone(),
+        host: peer_address(peer),
+        failover: Vec::new(),
+        server_name: None,
+        believes_failover_list: false,
+        uses_tls: false,
+        role: ConnectorRole::Accepted,
+        role_name: "route-container".to_owned(),
+        limits: listener.limits,
+        sasl_mechanisms: Vec::new(),
+        sasl_username: None,
+        sasl_password: None,
+        has_client_certificate: false,
+        dial_timeout: listener.handshake_timeout,
+    }
+}
+
+/// `HOST:PORT`, taken apart.
+fn peer_address(peer: &str) -> HostPort {
+    let (host, port) = peer.rsplit_once(':').unwrap_or((peer, ""));
+    HostPort {
+        host: without_brackets(host).to_owned(),
+        port: port.parse().unwrap_or_default(),
+    }
+}
+
+fn frame_size(limits: &PeerLimits) -> u32 {
+    limits.max_frame_size.max(limits::MIN_FRAME_SIZE)
+}
+
+/// What a hub may have under way on one session.
+fn upstream_window(limits: &PeerLimits) -> WindowSize {
+    let default_window = WindowSize::Bytes {
+        budget: limits::UPSTREAM_WINDOW_BYTES,
+        least: (limits::UPSTREAM_WINDOW_BYTES / frame_size(limits)).max(limits::UPSTREAM_WINDOW_FRAMES),
+    };
+    limits.incoming_window.map_or(default_window, WindowSize::Frames)
 }
 
 impl Router {
@@ -203,10 +266,28 @@ impl Router {
         entry.was_open = true;
         let kind = entry.kind;
         match kind {
-            Kind::Device(_) => {
-                entry.vhost = open.hostname.unwrap_or_default().into();
-                entry.connection.send_open();
+            Kind::Device(id) => {
+                let fixed = self
+                    .settings
+                    .listeners
+                    .get(id.0)
+                    .and_then(|l| l.policy_vhost.as_deref());
+                let vhost = fixed.or(open.hostname).unwrap_or_default().into();
+                if let Some(entry) = self.entry_mut(key) {
+                    entry.vhost = vhost;
+                    entry.connection.send_open();
+                }
                 self.log_opened(key, open);
+            }
+            Kind::Broker(listener, id) => {
+                entry.connection.send_open();
+                let peer = entry.transport.peer.clone();
+                if let Some(listener) = self.settings.listeners.get(listener.0) {
+                    let connector = Connector::new(broker(listener, &peer), 0);
+                    self.connectors.insert(id, connector);
+                }
+                self.log_opened(key, open);
+                self.on_connector_open(id, key, open, now);
             }
             Kind::Upstream(id) => {
                 self.log_opened(key, open);
@@ -218,7 +299,7 @@ impl Router {
     fn log_opened(&self, key: ConnectionKey, open: &Open<'_>) {
         let Some(entry) = self.entry(key) else { return };
         let (direction, host) = match entry.kind {
-            Kind::Device(_) => ("in", entry.transport.peer.as_str()),
+            Kind::Device(_) | Kind::Broker(..) => ("in", entry.transport.peer.as_str()),
             Kind::Upstream(_) => ("out", &*entry.host),
         };
         tracing::info!(
@@ -240,7 +321,7 @@ impl Router {
         let (number, kind, peer) = (entry.connection.number, entry.kind, entry.transport.peer.clone());
         let condition = error.condition();
         match kind {
-            Kind::Device(id) => {
+            Kind::Device(id) | Kind::Broker(id, _) => {
                 let listener = self
                     .settings
                     .listeners
@@ -278,7 +359,7 @@ impl Router {
                 .to_owned()
         });
         let farewell = match entry.kind {
-            Kind::Device(_) => {
+            Kind::Device(_) | Kind::Broker(..) => {
                 if let Some(reason) = &reason {
                     tracing::info!(
                         target: "SERVER",
@@ -287,7 +368,10 @@ impl Router {
                         entry.transport.peer
                     );
                 }
-                Farewell::Graceful
+                match entry.kind.connector() {
+                    Some(_) => Farewell::Lost(reason),
+                    None => Farewell::Graceful,
+                }
             }
             Kind::Upstream(id) => {
                 let what = format!("closed by the peer: {}", reason.as_deref().unwrap_or("no error"));
@@ -309,7 +393,7 @@ impl Router {
         let (number, kind) = (entry.connection.number, entry.kind);
         if !entry.connection.is_over() {
             match kind {
-                Kind::Device(_) => {
+                Kind::Device(_) | Kind::Broker(..) => {
                     tracing::info!(
                         target: "SERVER",
                         "[C{number}] Connection from {} lost: {reason}",
@@ -329,187 +413,20 @@ impl Router {
         self.release_gate(key);
         self.connections.try_remove(key.index());
         match kind {
-            Kind::Device(_) => {
-                self.devices = self.devices.saturating_sub(1);
-                self.device_left(key, now);
-            }
+            Kind::Device(_) => self.device_left(key, now),
             Kind::Upstream(id) => self.on_connector_lost(id, key, now),
+            Kind::Broker(_, id) => {
+                if let Some(broker) = self.connectors.remove(&id) {
+                    let container_id = broker.container_id.as_deref().unwrap_or_default();
+                    self.log_routes("Deactivated", &broker.settings.name, container_id);
+                }
+            }
+        }
+        if kind.listener().is_some() {
+            self.devices = self.devices.saturating_sub(1);
         }
         tracing::info!(target: "ROUTER_CORE", "[C{number}] Connection Closed");
     }
-
-    // ---- connectors ----------------------------------------------------------------------------------------------
-
-    /// Dials a connector, if it is not on its way already.
-    pub(super) fn want(&mut self, id: ConnectorId, now: Instant) {
-        if self.is_shutting_down {
-            return;
-        }
-        let Some(connector) = self.connectors.get_mut(&id) else {
-            return;
-        };
-        if connector.want(now) {
-            self.connection_number += 1;
-            connector.number = self.connection_number;
-            self.actions.push_back(Action::Dial(id));
-        }
-        self.arm_connector(id);
-    }
-
-    /// Dials a connector if anybody needs it.
-    pub(super) fn want_if_needed(&mut self, id: ConnectorId, now: Instant) {
-        if self.connectors.get(&id).is_some_and(Connector::is_needed) {
-            self.want(id, now);
-        }
-    }
-
-    /// Brings a connector's deadline into the timers.
-    pub(super) fn arm_connector(&mut self, id: ConnectorId) {
-        let Some(connector) = self.connectors.get_mut(&id) else {
-            return;
-        };
-        let oldest = connector
-            .waiting
-            .front()
-            .and_then(|&link| Some(self.link_pairs.get(index(link))?.waiting.as_ref()?.deadline));
-        let deadline = connector.next_deadline(oldest, self.settings.linger);
-        self.timers
-            .arm(Owner::Connector(id), &mut connector.scheduled, deadline);
-    }
-
-    pub(super) fn on_connector_timeout(&mut self, id: ConnectorId, now: Instant) {
-        self.refuse_overdue(id, now);
-        let linger = self.settings.linger;
-        let Some(connector) = self.connectors.get_mut(&id) else {
-            return;
-        };
-        match connector.state {
-            State::Backoff { until } if until <= now => {
-                connector.state = State::Idle;
-                self.want_if_needed(id, now);
-            }
-            State::Open(key)
-                if !connector.is_persistent()
-                    && connector.unused_since.is_some_and(|since| since + linger <= now) =>
-            {
-                let why = format!("no device has used it for {} s", linger.as_secs());
-                // Devices that have gone may have left what the hub did not take in all this time.
-                self.close_connector(id, key, &why, now);
-            }
-            State::Idle
-            | State::Dialing
-            | State::Opening(_)
-            | State::Open(_)
-            | State::Closing(_)
-            | State::Backoff { .. } => {}
-        }
-    }
-
-    /// Closes a connector's connection, which is nobody's from here on: whoever attaches now waits for the next.
-    pub(super) fn close_connector(&mut self, id: ConnectorId, key: ConnectionKey, why: &str, now: Instant) {
-        self.release_sessions(key, Farewell::Lost(Some(why.to_owned())));
-        let Some(connector) = self.connectors.get_mut(&id) else {
-            return;
-        };
-        connector.closing(key);
-        connector.message = format!("Connection closed: {why}");
-        let name = connector.settings.name.clone();
-        if let Some(entry) = self.entry_mut(key) {
-            let number = entry.connection.number;
-            let was_open = entry.was_open;
-            tracing::info!(target: "SERVER", "[C{number}] Closing the connection of connector {name}: {why}");
-            entry.connection.close(None, now);
-            if was_open {
-                self.log_routes(&name, "Deactivated");
-            }
-        }
-        self.wake(key);
-        self.arm(key);
-    }
-
-    fn log_routes(&self, connector: &str, what: &str) {
-        for route in self.routes.routes_to(connector) {
-            tracing::info!(
-                target: "ROUTER_CORE",
-                "Link Route {what} '{}' on connection {connector}",
-                route.name
-            );
-        }
-    }
-
-    fn on_connector_open(&mut self, id: ConnectorId, key: ConnectionKey, open: &Open<'_>, now: Instant) {
-        let Some(connector) = self.connectors.get_mut(&id) else {
-            return;
-        };
-        let recovery = connector.opened(key, open.container_id, now);
-        let host = connector.hosts.current();
-        connector.message = excerpt(&format!(
-            "Connection to {host} opened, container_id={}",
-            open.container_id
-        ));
-        if let Some((attempts, time)) = recovery {
-            let plural = if attempts == 1 { "" } else { "s" };
-            tracing::info!(
-                target: "SERVER",
-                "[C{}] Connection to {host} is back after {attempts} failed attempt{plural} in {} s",
-                connector.number,
-                time.as_secs()
-            );
-        }
-        if let Some(properties) = open.properties {
-            failover::adopt(connector, properties, now);
-        }
-        let name = connector.settings.name.clone();
-        self.log_routes(&name, "Activated");
-        self.start_waiting(id);
-        self.arm_connector(id);
-    }
-
-    fn on_connector_lost(&mut self, id: ConnectorId, key: ConnectionKey, now: Instant) {
-        let Some(connector) = self.connectors.get_mut(&id) else {
-            return;
-        };
-        match connector.state {
-            State::Opening(own) | State::Open(own) if own == key => {
-                let was_open = connector.open_connection().is_some();
-                connector.lost(now);
-                if was_open {
-                    let name = connector.settings.name.clone();
-                    self.log_routes(&name, "Deactivated");
-                }
-            }
-            State::Closing(own) if own == key => {
-                connector.state = State::Idle;
-                self.want_if_needed(id, now);
-            }
-            State::Idle
-            | State::Dialing
-            | State::Opening(_)
-            | State::Open(_)
-            | State::Closing(_)
-            | State::Backoff { .. } => return,
-        }
-        self.arm_connector(id);
-    }
-
-    /// A device has gone: connectors that nobody uses any more may be closed after a while.
-    fn device_left(&mut self, key: ConnectionKey, now: Instant) {
-        let mut unused = Vec::new();
-        for (&id, connector) in &mut self.connectors {
-            if connector.users.remove(&key) && connector.users.is_empty() {
-                connector.unused_since = Some(now);
-                unused.push(id);
-            }
-        }
-        for id in unused {
-            self.arm_connector(id);
-        }
-    }
-}
-
-/// What a peer wrote, as log lines show it: not as long as a frame. (The log escapes control characters.)
-pub(super) fn excerpt(text: &str) -> String {
-    text.chars().take(256).collect()
 }
 
 /// A pair's number as a slab index.

@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::ConnectionKey;
-use super::connection::excerpt;
+use super::attach::excerpt;
 use super::failover::HostList;
 use super::settings::{ConnectorRole, ConnectorSettings};
 use crate::amqp::performative::Role;
@@ -136,6 +136,15 @@ impl Connector {
 
     pub(super) const fn is_persistent(&self) -> bool {
         matches!(self.settings.role, ConnectorRole::Persistent)
+    }
+
+    /// Whether it stands for a broker that connected to us.
+    pub(super) const fn is_accepted(&self) -> bool {
+        matches!(self.settings.role, ConnectorRole::Accepted)
+    }
+
+    pub(super) const fn is_on_demand(&self) -> bool {
+        matches!(self.settings.role, ConnectorRole::OnDemand)
     }
 
     /// Whether anybody needs a connection.
@@ -286,7 +295,7 @@ impl Connector {
     pub(super) fn next_deadline(&self, oldest_waiting: Option<Instant>, linger: Duration) -> Option<Instant> {
         let own = match self.state {
             State::Backoff { until } => Some(until),
-            State::Open(_) if !self.is_persistent() => self.unused_since.map(|since| since + linger),
+            State::Open(_) if self.is_on_demand() => self.unused_since.map(|since| since + linger),
             State::Idle | State::Dialing | State::Opening(_) | State::Open(_) | State::Closing(_) => None,
         };
         own.into_iter().chain(oldest_waiting).min()

@@ -40,12 +40,16 @@ mod flow_control;
 mod loss;
 mod pair;
 mod pattern;
+mod prefix;
 mod reload;
+mod route;
 pub mod settings;
 mod snapshot;
 mod table;
 mod timer;
 mod transfer;
+mod upstream;
+mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -61,7 +65,7 @@ use connection::{Entry, Kind};
 use connector::{Connector, State};
 use pair::{LinkPair, SessionPair};
 pub use reload::Reloaded;
-use settings::{ConnectorId, HostPort, ListenerId, RouterSettings};
+use settings::{ConnectorId, HostPort, ListenerId, ListenerRole, RouterSettings};
 pub use snapshot::{ConnectorReport, ConnectorStatus, Snapshot};
 use table::LinkRouteTable;
 use timer::{Owner, Timers};
@@ -129,6 +133,7 @@ pub struct Router {
     listeners: Vec<(Arc<Side>, Arc<Announce>)>,
     /// By a number that is never used again, so that a dial of one that has gone is told from its successor's.
     connectors: BTreeMap<ConnectorId, Connector>,
+    /// The number of the next connector, or broker that connects to us.
     next_connector: usize,
     /// Keys the connectors' jitter, so that two gateways do not return at once.
     random: RandomState,
@@ -202,9 +207,13 @@ impl Router {
         router
     }
 
-    fn add_connector(&mut self, settings: settings::ConnectorSettings) -> ConnectorId {
-        let id = ConnectorId(self.next_connector);
+    const fn next_connector(&mut self) -> ConnectorId {
         self.next_connector += 1;
+        ConnectorId(self.next_connector - 1)
+    }
+
+    fn add_connector(&mut self, settings: settings::ConnectorSettings) -> ConnectorId {
+        let id = self.next_connector();
         let connector = Connector::new(settings, self.random.hash_one(id));
         self.connectors.insert(id, connector);
         id
@@ -212,7 +221,7 @@ impl Router {
 
     // ---- inputs --------------------------------------------------------------------------------------------------
 
-    /// A device's transport was accepted. `None`: over `maxConnections`, or shutting down; drop it.
+    /// The transport of a device, or of a broker, was accepted. `None`: over `maxConnections`, or shutting down; drop it.
     pub fn accepted(
         &mut self,
         listener: ListenerId,
@@ -234,12 +243,16 @@ impl Router {
             return None;
         }
         let (address, handshake) = (settings.address.clone(), settings.handshake_timeout);
+        let kind = match settings.role {
+            ListenerRole::Normal => Kind::Device(listener),
+            ListenerRole::RouteContainer => Kind::Broker(listener, self.next_connector()),
+        };
         self.connection_number += 1;
         self.devices += 1;
         let number = self.connection_number;
         tracing::info!(target: "SERVER", "[C{number}] Accepted connection to {address} from {}", transport.peer);
         let connection = Connection::new(number, side, announce, Some(handshake), now);
-        Some(self.insert(Entry::new(connection, Kind::Device(listener), transport)))
+        Some(self.insert(Entry::new(connection, kind, transport)))
     }
 
     /// The transport asked for by [`Action::Dial`] is ready. `None`: no longer wanted, drop it.
@@ -279,7 +292,10 @@ impl Router {
         if let Some(line) = entry.complain(&format!("failed: {reason}"), now) {
             tracing::warn!(target: "SERVER", "[C{}] {line}", entry.number);
         }
-        entry.lost(now);
+        self.move_waiting_from(connector, now);
+        if let Some(entry) = self.connectors.get_mut(&connector) {
+            entry.lost(now);
+        }
         self.arm_connector(connector);
     }
 

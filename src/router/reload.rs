@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::connection::{self, Kind, index};
+use super::connection::{self, Kind};
 use super::connector::{Connector, State};
 use super::settings::{ConnectorId, RouteSettings, RouterSettings};
 use super::table::LinkRouteTable;
+use super::upstream::log_route;
 use super::{ConnectionKey, Router};
 
 /// What became of the connectors and routes.
@@ -45,6 +46,7 @@ impl Router {
         let mut former: BTreeMap<String, ConnectorId> = self
             .connectors
             .iter()
+            .filter(|(_, connector)| !connector.is_accepted())
             .map(|(&id, connector)| (connector.settings.name.clone(), id))
             .collect();
         let kept: Vec<Option<ConnectorId>> = settings
@@ -99,10 +101,8 @@ impl Router {
             reloaded.connectors.push(id);
         }
         reloaded.removed = former.len();
-        for id in former.into_values() {
-            self.dismiss(id);
-        }
 
+        self.rename_brokers(&settings);
         self.replace_routes(settings.routes.clone());
         self.listeners = settings
             .listeners
@@ -111,6 +111,9 @@ impl Router {
             .collect();
         self.settings = settings;
 
+        for id in former.into_values() {
+            self.dismiss(id, now);
+        }
         for &id in &reloaded.connectors {
             if self.connectors.get(&id).is_some_and(|it| it.state == State::Idle) {
                 self.want_if_needed(id, now);
@@ -147,26 +150,34 @@ impl Router {
         }
     }
 
-    /// A connector that is no more: what waits for it is refused.
-    fn dismiss(&mut self, id: ConnectorId) {
-        while let Some(number) = self
-            .connectors
-            .get(&id)
-            .and_then(|it| it.waiting.front().copied())
-        {
-            let name = self.connectors.get(&id).map(|it| it.settings.name.as_str());
-            let what = format!(
-                "Connector {} was removed from the configuration",
-                name.unwrap_or_default()
-            );
-            let error = self.unreachable_error(&what);
-            if self.link_pairs.contains(index(number)) {
+    /// A connector that is no more: what waits for it goes elsewhere, if the routes say so, or is refused.
+    fn dismiss(&mut self, id: ConnectorId, now: Instant) {
+        let Some(connector) = self.connectors.get_mut(&id) else {
+            return;
+        };
+        let what = format!(
+            "Connector {} was removed from the configuration",
+            connector.settings.name
+        );
+        for number in connector.waiting.iter().copied().collect::<Vec<_>>() {
+            if !self.move_waiting(number, now) {
+                let error = self.unreachable_error(&what);
                 self.refuse_waiting(number, Some(&error));
-            } else if let Some(connector) = self.connectors.get_mut(&id) {
-                connector.waiting.pop_front();
             }
         }
         self.connectors.remove(&id);
+    }
+
+    /// Brokers that connected to us go by the name of their listener.
+    fn rename_brokers(&mut self, settings: &RouterSettings) {
+        for (_, entry) in &self.connections {
+            if let Kind::Broker(listener, id) = entry.kind
+                && let Some(listener) = settings.listeners.get(listener.0)
+                && let Some(broker) = self.connectors.get_mut(&id)
+            {
+                broker.settings.name.clone_from(&listener.name);
+            }
+        }
     }
 
     fn replace_routes(&mut self, routes: Vec<RouteSettings>) {
@@ -174,14 +185,12 @@ impl Router {
         let is_open = |connector: &&Connector| connector.open_connection().is_some();
         for connector in self.connectors.values().filter(is_open) {
             let name = connector.settings.name.as_str();
-            let [old, new] = [&self.routes, &table].map(|table| table.routes_to(name).collect::<Vec<_>>());
+            let container_id = connector.container_id.as_deref().unwrap_or_default();
+            let [old, new] =
+                [&self.routes, &table].map(|table| table.served_by(name, container_id).collect::<Vec<_>>());
             for (what, list, other) in [("Deactivated", &old, &new), ("Activated", &new, &old)] {
                 for route in list.iter().filter(|route| !other.contains(route)) {
-                    tracing::info!(
-                        target: "ROUTER_CORE",
-                        "Link Route {what} '{}' on connection {name}",
-                        route.name
-                    );
+                    log_route(what, route);
                 }
             }
         }

@@ -71,9 +71,13 @@ pub struct ConnectorReport {
 }
 
 impl Router {
-    /// What each connector is doing, oldest first.
+    /// What each connector is doing, oldest first; brokers that connected to us are not among them.
     pub fn connectors(&self) -> impl Iterator<Item = ConnectorReport> {
-        self.connectors.values().map(|connector| ConnectorReport {
+        let ours = self
+            .connectors
+            .values()
+            .filter(|connector| !connector.is_accepted());
+        ours.map(|connector| ConnectorReport {
             name: connector.settings.name.clone(),
             status: match connector.state {
                 State::Idle => ConnectorStatus::Initializing,

@@ -56,6 +56,8 @@ fn routes_are_for_attaches_to_come() {
         matcher: Matcher::Prefix("fresh".into()),
         direction: Direction::In,
         destination: Destination::Connection("HUB".into()),
+        add_external_prefix: String::new(),
+        del_external_prefix: String::new(),
     });
     p.world.reload(changed);
     // The link that no route matches any more goes on.

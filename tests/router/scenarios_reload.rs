@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use linkrouterd::amqp::value::Value;
-use linkrouterd::router::settings::{ConnectorRole, Destination, Direction, Matcher, RouteSettings};
+use linkrouterd::router::settings::{
+    ConnectorRole, Destination, Direction, ListenerRole, Matcher, RouteSettings,
+};
 use linkrouterd::router::{ConnectorStatus, Reloaded};
 
 use crate::peer::Announces;
@@ -249,4 +251,53 @@ fn limits_apply_at_once_and_listener_settings_to_connections_to_come() {
     assert_eq!(world.peer(second).expect(wire::OPEN).uint(2), Some(4096));
     let refused = world.connect("three", crate::world::DEVICE_AUTO, Announces::default());
     assert!(refused.is_none());
+}
+
+#[test]
+fn what_waits_for_a_removed_connector_goes_where_the_new_routes_lead() {
+    let mut both = settings();
+    let mut second = both.connectors.first().expect("a connector").clone();
+    second.name = "HUB2".into();
+    both.connectors.push(second);
+    let mut world = World::new(both.clone());
+    world.hub = None;
+    let device = world.device("dev");
+    world.peer(device).attach(0, 0, "up", true, UP);
+    world.run();
+    both.connectors.remove(0);
+    for route in &mut both.routes {
+        route.destination = Destination::Connection("HUB2".into());
+    }
+    let reloaded = world.reload(both);
+    assert_eq!(counts(&reloaded), [1, 0, 0, 1, 2]);
+    assert_eq!(world.dials, reloaded.connectors);
+    world.answer_dial(HUB_AUTO, Announces::default());
+    world.run();
+    assert!(world.peer(device).link(0, 0).detached.is_none());
+    assert!(world.hub().find("up@dev", false).is_some());
+}
+
+#[test]
+fn a_broker_that_connected_to_us_is_no_connector_and_stays() {
+    let mut first = settings();
+    first.listeners.first_mut().expect("a listener").role = ListenerRole::RouteContainer;
+    let mut world = World::new(first.clone());
+    let broker = world
+        .connect("broker", crate::world::DEVICE_AUTO, Announces::default())
+        .expect("room");
+    world.peer(broker).open();
+    world.run();
+    let before = world.router.snapshot();
+    first.listeners.first_mut().expect("a listener").name = "renamed".into();
+    first.connectors.clear();
+    for route in &mut first.routes {
+        route.destination = Destination::Connection("renamed".into());
+    }
+    assert_eq!(counts(&world.reload(first)), [0, 0, 0, 1, 2]);
+    assert!(world.is_alive(broker));
+    assert_eq!(world.router.snapshot(), before);
+    assert_eq!(world.router.connectors().count(), 0);
+    world.lose(broker);
+    world.run();
+    assert!(world.router.is_empty());
 }

@@ -13,6 +13,7 @@ use super::window::WindowSize;
 use super::{ConnectionError, trace};
 use crate::amqp::deframer::Deframer;
 use crate::amqp::display::Unit;
+use crate::amqp::failover::FailoverServer;
 use crate::amqp::frame::{Frame, FrameType, HEARTBEAT, MIN_MAX_FRAME_SIZE};
 use crate::amqp::header::ProtocolHeader;
 use crate::amqp::originate;
@@ -35,6 +36,8 @@ pub struct Announce {
     pub session_window: WindowSize,
     /// Silence after which the peer is gone; half of it is announced.
     pub idle_timeout: Option<Duration>,
+    /// `failover-server-list` of the open's properties; left out for a peer whose frames it does not fit.
+    pub failover: Vec<FailoverServer>,
 }
 
 /// Who speaks first.

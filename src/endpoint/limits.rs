@@ -69,6 +69,9 @@ pub const WAITING_ATTACH_BYTES: usize = 4 * 1024;
 /// 1035). Beyond it: its attaches are refused with `amqp:resource-limit-exceeded`.
 pub const TENANT_HOST: usize = 255;
 
+/// Hosts that a hub may announce in the `failover-server-list` of its open. Beyond it: the rest is passed over.
+pub const FAILOVER_HOSTS: usize = 8;
+
 /// How long a peer may take to answer our Close before the transport is shut down.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -165,7 +165,7 @@ impl Router {
         }
         Some(match connector.state {
             State::Idle => Readiness::Idle,
-            State::Dialing | State::Opening(_) | State::Open(_) => Readiness::Connecting,
+            State::Dialing | State::Opening(_) | State::Open(_) | State::Closing(_) => Readiness::Connecting,
             State::Backoff { .. } => Readiness::Doubtful,
         })
     }

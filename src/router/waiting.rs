@@ -14,7 +14,7 @@ use crate::endpoint::limits;
 
 /// Where an attach that waits may go instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum To {
+pub(super) enum To {
     /// An open connection: its time is over, or the one that it waits for has failed before.
     Open,
     /// An open one, or one that can be dialed at once: the one that it waits for has failed.
@@ -111,7 +111,7 @@ impl Router {
     pub(super) fn move_waiting_to(&mut self, id: ConnectorId, now: Instant) {
         let elsewhere = self.connectors.iter().filter(|&(&other, _)| other != id);
         let waiting: Vec<u32> = elsewhere
-            .filter(|(_, connector)| connector.failures > 0)
+            .filter(|(_, connector)| connector.is_failing())
             .flat_map(|(_, connector)| connector.waiting.iter().copied())
             .collect();
         for number in waiting {
@@ -124,7 +124,7 @@ impl Router {
         }
     }
 
-    fn move_waiting(&mut self, number: u32, to: To, now: Instant) -> bool {
+    pub(super) fn move_waiting(&mut self, number: u32, to: To, now: Instant) -> bool {
         let Some((device, body)) = self.waiting_attach(number) else {
             return false;
         };
@@ -249,7 +249,8 @@ impl Router {
             let waited = self.settings.attach_timeout.as_secs();
             let what = format!(
                 "No connection to {} ({}) within {waited} s",
-                connector.settings.name, connector.settings.address
+                connector.settings.name,
+                connector.hosts.current()
             );
             let error = self.unreachable_error(&what);
             self.refuse_waiting(number, Some(&error));
@@ -261,7 +262,7 @@ impl Router {
         self.refuse_waiting(number, None);
     }
 
-    fn refuse_waiting(&mut self, number: u32, error: Option<&AmqpError>) {
+    pub(super) fn refuse_waiting(&mut self, number: u32, error: Option<&AmqpError>) {
         let Some(link) = self.link_pairs.get_mut(index(number)) else {
             return;
         };

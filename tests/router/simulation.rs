@@ -74,6 +74,7 @@ impl Totals {
 
 struct Simulation {
     world: World,
+    settings: RouterSettings,
     random: Random,
     totals: Totals,
     /// Nobody goes before the end.
@@ -102,7 +103,7 @@ fn run(seed: u64) -> Totals {
     if has_choice {
         offer_choice(&mut settings);
     }
-    let mut world = World::new(settings);
+    let mut world = World::new(settings.clone());
     world.keeps_logs = false;
     world.random = Random::new(seed ^ 0xabcd);
     world.chunks = *[Chunks::Random, Chunks::Random, Chunks::Whole]
@@ -110,6 +111,7 @@ fn run(seed: u64) -> Totals {
         .expect("one");
     let mut simulation = Simulation {
         world,
+        settings,
         random,
         totals: Totals::default(),
         is_calm: seed.is_multiple_of(3),
@@ -225,7 +227,23 @@ impl Simulation {
                 self.world.advance(by);
             }
             (36, _) if !self.world.dials.is_empty() => self.world.fail_dial(),
+            (37, _) => self.reload(),
             _ => {}
+        }
+    }
+
+    /// Another configuration, which is mostly the same one.
+    fn reload(&mut self) {
+        let connector = self.settings.connectors.first_mut().expect("a connector");
+        if !self.is_calm && self.random.one_in(4) {
+            let user = connector.sasl_username.take();
+            connector.sasl_username = user.is_none().then(|| "other".to_owned());
+            self.totals.losses += 1;
+        }
+        let before = self.world.router.snapshot();
+        let reloaded = self.world.reconfigure(self.settings.clone());
+        if reloaded.unchanged == 1 {
+            assert_eq!(self.world.router.snapshot(), before, "nothing changed");
         }
     }
 

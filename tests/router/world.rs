@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant};
 
 use linkrouterd::router::settings::{
-    ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, ListenerId,
-    ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
+    ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, HostPort,
+    ListenerId, ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
 };
-use linkrouterd::router::{Action, Router, TransportInfo, TransportState};
+use linkrouterd::router::{Action, ConnectorReport, Reloaded, Router, TransportInfo, TransportState};
 
 use crate::peer::{Announces, Auto, Kind, Peer};
 
@@ -106,6 +106,13 @@ pub(crate) const HUB_AUTO: Auto = Auto {
     accept: false,
 };
 
+pub(crate) fn host(name: &str) -> HostPort {
+    HostPort {
+        host: name.into(),
+        port: 5671,
+    }
+}
+
 pub(crate) fn settings() -> RouterSettings {
     let limits = PeerLimits {
         max_frame_size: 16384,
@@ -124,11 +131,15 @@ pub(crate) fn settings() -> RouterSettings {
             limits,
             handshake_timeout: Duration::from_secs(10),
             sasl_mechanisms: vec!["ANONYMOUS".into()],
+            failover: Vec::new(),
         }],
         connectors: vec![ConnectorSettings {
             name: "HUB".into(),
-            address: "hub.example:5671".into(),
-            hostname: "hub.example".into(),
+            host: host("hub.example"),
+            failover: Vec::new(),
+            server_name: None,
+            believes_failover_list: true,
+            uses_tls: true,
             role: ConnectorRole::OnDemand,
             role_name: "on-demand".into(),
             limits: PeerLimits {
@@ -323,6 +334,27 @@ impl World {
         self.router.dial_failed(connector, "Connection refused", self.now);
     }
 
+    /// What the router's only connector reports.
+    pub(crate) fn connector(&self) -> ConnectorReport {
+        self.router.connectors().next().expect("a connector")
+    }
+
+    /// Another configuration, of which the driver has nothing to say.
+    pub(crate) fn reload(&mut self, settings: RouterSettings) -> Reloaded {
+        let reloaded = self.reconfigure(settings);
+        self.run();
+        reloaded
+    }
+
+    /// The same, with nothing done yet.
+    pub(crate) fn reconfigure(&mut self, settings: RouterSettings) -> Reloaded {
+        let reloaded = self.router.reconfigure(settings, |_, _| true, self.now);
+        // The driver gives up what it dials for connectors that are gone.
+        let router = &self.router;
+        self.dials.retain(|&id| router.dial_target(id).is_some());
+        reloaded
+    }
+
     /// The transport of a peer breaks.
     pub(crate) fn lose(&mut self, id: PeerId) {
         if let Some(key) = self.peer(id).key.take() {
@@ -374,7 +406,10 @@ impl World {
     fn take_actions(&mut self) {
         while let Some(action) = self.router.poll_action() {
             match action {
-                Action::Dial(connector) => self.dials.push(connector),
+                Action::Dial(connector) if self.router.dial_target(connector).is_some() => {
+                    self.dials.push(connector);
+                }
+                Action::Dial(_) => {}
                 Action::Wake(key) => {
                     let woken = self.peers.iter_mut().find(|t| t.peer.key == Some(key));
                     if let Some(transport) = woken {

@@ -14,8 +14,8 @@ use linkrouterd::amqp::sasl::SaslFrame;
 use linkrouterd::amqp::serial::{Channel, DeliveryId, Handle, TransferId};
 use linkrouterd::amqp::value::Value;
 use linkrouterd::router::settings::{
-    ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, ListenerId,
-    ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
+    ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, HostPort,
+    ListenerId, ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
 };
 use linkrouterd::router::{Action, ConnectionKey, Router, TransportInfo, TransportState};
 
@@ -141,6 +141,18 @@ impl World {
                 let count = bytes.below(40);
                 let noise = bytes.take(count);
                 self.feed(index, bytes, noise);
+            }
+            7 => {
+                let mut settings = settings();
+                match bytes.below(3) {
+                    0 => {}
+                    1 => settings.connectors[0].sasl_username = Some(bytes.next().to_string()),
+                    _ => {
+                        settings.connectors.clear();
+                        settings.routes.clear();
+                    }
+                }
+                self.router.reconfigure(settings, |_, _| true, self.now);
             }
             _ => {
                 let Some(index) = self.pick(bytes) else { return };
@@ -361,6 +373,7 @@ fn write_hello(bytes: &mut Bytes<'_>, begins: bool, out: &mut Vec<u8>) {
             channel_max: u16::from(bytes.next()),
             idle_time_out: (bytes.next() % 2 == 0).then_some(30_000),
             connection_number: 1,
+            failover: &[],
         },
     );
     if begins {
@@ -534,6 +547,7 @@ fn settings() -> RouterSettings {
         limits,
         handshake_timeout: Duration::from_secs(10),
         sasl_mechanisms: vec!["ANONYMOUS".to_owned()],
+        failover: Vec::new(),
     };
     RouterSettings {
         container_id: "router".to_owned(),
@@ -543,8 +557,14 @@ fn settings() -> RouterSettings {
         ],
         connectors: vec![ConnectorSettings {
             name: "hub".to_owned(),
-            address: "127.0.0.1:5671".to_owned(),
-            hostname: "hub".to_owned(),
+            host: HostPort {
+                host: "127.0.0.1".to_owned(),
+                port: 5671,
+            },
+            failover: Vec::new(),
+            server_name: Some("hub".to_owned()),
+            believes_failover_list: true,
+            uses_tls: true,
             role: ConnectorRole::OnDemand,
             role_name: "on-demand".to_owned(),
             limits,

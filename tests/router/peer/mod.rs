@@ -122,6 +122,8 @@ pub(crate) struct Peer {
     pub(crate) hostname: Option<String>,
     pub(crate) auto: Auto,
     pub(crate) announces: Announces,
+    /// `properties` of its open.
+    pub(crate) open_properties: Value,
     pub(crate) key: Option<ConnectionKey>,
     /// Bytes on their way to the router.
     pub(crate) out: ByteQueue,
@@ -153,6 +155,7 @@ impl Peer {
             hostname: Some("hub.example".into()),
             auto,
             announces,
+            open_properties: Value::Null,
             key: None,
             out: ByteQueue::default(),
             input: ByteQueue::default(),
@@ -189,13 +192,15 @@ impl Peer {
     }
 
     fn say_open(&mut self) {
-        let fields = vec![
+        let mut fields = vec![
             string(&self.container),
             self.hostname.as_deref().map_or(Value::Null, string),
             uint(self.announces.max_frame_size),
             Value::Ushort(self.announces.channel_max),
             self.announces.idle_time_out.map_or(Value::Null, uint),
         ];
+        fields.resize(9, Value::Null);
+        fields.push(self.open_properties.clone());
         self.say(&Frame::new(0, wire::OPEN, fields));
     }
 

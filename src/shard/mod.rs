@@ -9,11 +9,15 @@
 //!
 //! No decision about the protocol is taken here: bytes go in and out, and what becomes of a connection is the
 //! router's answer. The rooms: `turn` (what the tasks share, the timer, wake-ups), `driver` (one connection),
-//! `listener` (accepting), `dial` and `tls` (reaching an upstream peer).
+//! `listener` and `admission` (accepting), `login` and `passwords` (who may log in), `dial` (reaching an upstream
+//! peer), `tls`.
 
+mod admission;
 pub mod dial;
 mod driver;
 mod listener;
+mod login;
+pub mod passwords;
 mod socket;
 pub mod tls;
 mod turn;
@@ -22,6 +26,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -34,6 +39,8 @@ use crate::router::Router;
 use crate::router::settings::{ListenerId, RouterSettings};
 use dial::DialSettings;
 pub use listener::ListenSettings;
+use passwords::Passwords;
+use tls::{ServerTls, TlsError};
 use turn::Turn;
 
 /// How long connections may take to close once the shard is told to stop.
@@ -78,6 +85,8 @@ pub struct ShardSettings {
     pub router: RouterSettings,
     /// The sockets of `router.listeners`, in the same order.
     pub listeners: Vec<ListenSettings>,
+    /// Who may log in with a password.
+    pub passwords: Arc<Passwords>,
     /// The ways to the peers of `router.connectors`, in the same order.
     pub connectors: Vec<DialSettings>,
 }
@@ -102,6 +111,18 @@ pub enum ShardError {
         /// The system's reason.
         source: io::Error,
     },
+    /// A listener's certificate cannot be used.
+    #[error("cannot encrypt on {address} ({name}), sslProfile {profile}: {source}")]
+    Tls {
+        /// `HOST:PORT` as configured.
+        address: String,
+        /// The listener's name.
+        name: String,
+        /// The profile's name.
+        profile: String,
+        /// What is wrong.
+        source: TlsError,
+    },
     /// The settings for the router and for the sockets do not go together.
     #[error(
         "{listeners} listeners and {connectors} connectors are without their socket settings, or the reverse"
@@ -119,6 +140,8 @@ pub enum ShardError {
 pub struct Shard {
     settings: ShardSettings,
     bound: Vec<Bound>,
+    /// By listener.
+    tls: Vec<Option<ServerTls>>,
 }
 
 /// One open socket of a listener.
@@ -134,7 +157,8 @@ impl Shard {
     ///
     /// # Errors
     ///
-    /// [`ShardError::Listen`] for the first one that cannot be opened, [`ShardError::Mismatch`] if the lists of
+    /// [`ShardError::Listen`] for the first one that cannot be opened, [`ShardError::Tls`] for the first whose
+    /// certificate cannot be used, [`ShardError::Mismatch`] if the lists of
     /// `settings` differ in length.
     pub fn bind(settings: ShardSettings) -> Result<Shard, ShardError> {
         let router = &settings.router;
@@ -147,12 +171,22 @@ impl Shard {
             });
         }
         let mut bound = Vec::new();
+        let mut encryption = Vec::new();
         for (index, (listener, listen)) in router.listeners.iter().zip(&settings.listeners).enumerate() {
             let failed = |source| ShardError::Listen {
                 address: listener.address.clone(),
                 name: listener.name.clone(),
                 source,
             };
+            let tls = listen.tls.as_ref().map(|tls| {
+                ServerTls::load(tls).map_err(|source| ShardError::Tls {
+                    address: listener.address.clone(),
+                    name: listener.name.clone(),
+                    profile: tls.profile.clone(),
+                    source,
+                })
+            });
+            encryption.push(tls.transpose()?);
             for socket in listener::bind(listen).map_err(failed)? {
                 let address = socket.local_addr().map_err(failed)?;
                 bound.push(Bound {
@@ -162,7 +196,11 @@ impl Shard {
                 });
             }
         }
-        Ok(Shard { settings, bound })
+        Ok(Shard {
+            settings,
+            bound,
+            tls: encryption,
+        })
     }
 
     /// The open addresses, with the real port of a listener that asked for port 0. A listener whose name has several
@@ -180,7 +218,7 @@ impl Shard {
     ///
     /// [`ShardError::Listen`] if the runtime cannot take over a socket.
     pub async fn run(self, mut commands: mpsc::Receiver<Command>) -> Result<(), ShardError> {
-        let Shard { settings, bound } = self;
+        let Shard { settings, bound, tls } = self;
         let mut listeners = Vec::new();
         for Bound {
             listener,
@@ -198,6 +236,8 @@ impl Shard {
         let turn = Rc::new(Turn::new(
             Router::new(settings.router, turn::now()),
             settings.connectors,
+            settings.passwords,
+            tls,
         ));
         let mut tasks = Tasks::spawn(&turn, listeners);
 

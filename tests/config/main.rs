@@ -6,6 +6,7 @@ mod entities;
 mod grammar;
 mod properties;
 mod secrets;
+mod security;
 
 use linkrouterd::config::{self, Config, Report};
 

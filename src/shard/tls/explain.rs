@@ -252,7 +252,7 @@ pub(in crate::shard) fn explain_loss(error: io::Error) -> String {
 }
 
 /// Takes the TLS error out of an I/O error, if there is one in it.
-fn rustls_error(error: io::Error) -> Result<Error, io::Error> {
+pub(super) fn rustls_error(error: io::Error) -> Result<Error, io::Error> {
     if !error.get_ref().is_some_and(|inner| inner.is::<Error>()) {
         return Err(error);
     }

@@ -528,6 +528,8 @@ fn settings() -> RouterSettings {
             limits,
             handshake_timeout: Duration::from_secs(10),
             sasl_mechanisms: vec!["ANONYMOUS".to_owned()],
+            authenticate_peer: false,
+            require_encryption: false,
         }],
         connectors: vec![ConnectorSettings {
             name: "hub".to_owned(),

@@ -121,7 +121,7 @@ pub enum ShardError {
         /// The profile's name.
         profile: String,
         /// What is wrong.
-        source: TlsError,
+        source: Box<TlsError>,
     },
     /// The settings for the router and for the sockets do not go together.
     #[error(
@@ -183,7 +183,7 @@ impl Shard {
                     address: listener.address.clone(),
                     name: listener.name.clone(),
                     profile: tls.profile.clone(),
-                    source,
+                    source: Box::new(source),
                 })
             });
             encryption.push(tls.transpose()?);

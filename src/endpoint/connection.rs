@@ -89,7 +89,7 @@ pub struct Connection {
     pub(super) outbox: ByteQueue,
     pub(super) open_sent: bool,
     pub(super) sasl: Option<&'static str>,
-    pub(super) identity: Identity,
+    pub(super) identity: Option<Box<Identity>>,
     pub(super) remote_max_frame_size: usize,
     pub(super) remote_channel_max: u16,
     pub(super) heartbeat: Option<Duration>,
@@ -125,7 +125,7 @@ impl Connection {
             outbox: ByteQueue::default(),
             open_sent: false,
             sasl: None,
-            identity: Identity::default(),
+            identity: None,
             // Until the peer's open is here it may not be sent more (AMQP 1.0 part 2, §2.4.1).
             remote_max_frame_size: frame_size(MIN_MAX_FRAME_SIZE),
             remote_channel_max: u16::MAX,

@@ -128,7 +128,7 @@ pub struct Demands {
     pub encryption: bool,
 }
 
-/// What is known of who the peer is.
+/// What is known of who the peer is; connections in clear text without a name do without.
 #[derive(Debug, Default)]
 pub(super) struct Identity {
     is_encrypted: bool,
@@ -179,19 +179,24 @@ impl Connection {
     /// The transport is encrypted, and `user` is whom the peer's verified certificate names, if it has shown one. To be
     /// told before any input.
     pub fn secured(&mut self, user: Option<Box<str>>) {
-        self.identity.is_encrypted = true;
-        self.identity.certificate_user = user;
+        let identity = self.identity.get_or_insert_default();
+        identity.is_encrypted = true;
+        identity.certificate_user = user;
     }
 
     /// Who the peer has shown itself to be: `anonymous`, if it has not.
     pub fn user(&self) -> &str {
-        self.identity.user.as_deref().unwrap_or("anonymous")
+        let claimed = self
+            .identity
+            .as_ref()
+            .and_then(|identity| identity.user.as_deref());
+        claimed.unwrap_or("anonymous")
     }
 
     pub(super) fn on_header(&mut self, bytes: [u8; header::LENGTH]) -> Result<(), ConnectionError> {
         let side = Arc::clone(&self.side);
         if let (Side::Listener { demands }, Phase::Header) = (&*side, self.phase) {
-            if demands.encryption && !self.identity.is_encrypted {
+            if demands.encryption && !self.identity.as_ref().is_some_and(|it| it.is_encrypted) {
                 return Err(ConnectionError::Unencrypted);
             }
             if bytes.first() == Some(&TLS_HANDSHAKE) {
@@ -249,7 +254,10 @@ impl Connection {
             .filter(|mechanism| match mechanism {
                 Mechanism::Anonymous | Mechanism::Mssbcbs => !demands.authentication,
                 Mechanism::Plain => true,
-                Mechanism::External => self.identity.certificate_user.is_some(),
+                Mechanism::External => self
+                    .identity
+                    .as_ref()
+                    .is_some_and(|identity| identity.certificate_user.is_some()),
             })
     }
 
@@ -270,13 +278,16 @@ impl Connection {
         self.sasl = Some(mechanism.name());
         match mechanism {
             Mechanism::Anonymous | Mechanism::Mssbcbs => {}
-            Mechanism::External => self.identity.user = self.identity.certificate_user.take(),
+            Mechanism::External => {
+                let identity = self.identity.get_or_insert_default();
+                identity.user = identity.certificate_user.take();
+            }
             Mechanism::Plain => {
                 let Some((user, password)) = response.and_then(plain) else {
                     let text = "Authentication failed [mech=PLAIN]: malformed user and password";
                     return Err(self.refuse(text.to_owned()));
                 };
-                self.identity.user = Some(user.into());
+                self.identity.get_or_insert_default().user = Some(user.into());
                 self.phase = Phase::Judging;
                 return Ok(Event::Login { user, password });
             }
@@ -298,7 +309,10 @@ impl Connection {
         match verdict {
             Verdict::Accepted => {
                 self.admit();
-                Ok(std::mem::take(&mut self.identity.early))
+                let identity = self.identity.as_mut();
+                Ok(identity
+                    .map(|it| std::mem::take(&mut it.early))
+                    .unwrap_or_default())
             }
             Verdict::Refused => Err(self.refuse(format!("{who}: unknown user or wrong password"))),
             Verdict::Unknown => {
@@ -322,10 +336,11 @@ impl Connection {
 
     /// Keeps what a peer says before it knows the outcome.
     pub(super) fn keep_early(&mut self, input: &mut &[u8]) -> Result<(), ConnectionError> {
-        if self.identity.early.len() + input.len() > limits::EARLY_BYTES {
+        let early = &mut self.identity.get_or_insert_default().early;
+        if early.len() + input.len() > limits::EARLY_BYTES {
             return Err(ConnectionError::Unexpected("so much before the sasl-outcome"));
         }
-        self.identity.early.extend_from_slice(std::mem::take(input));
+        early.extend_from_slice(std::mem::take(input));
         Ok(())
     }
 

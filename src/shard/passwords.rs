@@ -16,7 +16,7 @@ use aws_lc_rs::{pbkdf2, rand};
 
 /// Between the user and the numbers.
 const SCHEME: &str = ":$pbkdf2-sha256$";
-/// What a new line gets: some 50 ms on a small board.
+/// What a new line gets: tens of milliseconds of one processor.
 const ITERATIONS: u32 = 100_000;
 /// Fewer are no obstacle to whoever steals the file; more would let one log-in occupy a processor for many seconds.
 const ITERATIONS_ALLOWED: std::ops::RangeInclusive<u32> = 1_000..=10_000_000;

@@ -56,7 +56,7 @@ pub(super) fn assemble(
     let routes = entities
         .iter()
         .filter(|fields| matches!(fields.entity.name, "linkRoute" | "linkRoutePattern"));
-    let link_routes = build::route::link_routes(routes, &connectors, findings);
+    let link_routes = build::route::link_routes(routes, &connectors, &listeners, findings);
     let config = Config {
         router,
         listeners,

@@ -34,8 +34,8 @@ use std::path::Path;
 
 pub use model::{
     AddressFamily, ClientCertificates, Config, Connector, ConnectorRole, Destination, Direction,
-    ErrorConditions, LevelSet, LinkRoute, Listener, Log, LogLevel, LogOutput, Matcher, Policy, Router,
-    SslProfile, TlsVersion,
+    ErrorConditions, LevelSet, LinkRoute, Listener, ListenerRole, Log, LogLevel, LogOutput, Matcher, Policy,
+    Router, SslProfile, TlsVersion,
 };
 pub use report::{Finding, Report, Severity};
 pub use secret::Secret;

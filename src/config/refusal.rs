@@ -31,25 +31,12 @@ const YES: When = When::Is(&["yes"]);
 
 const NO_AUTHENTICATION: &str =
     "no remote authentication service is asked; the listener would admit whom that service would not";
-const NO_ROLE: &str = "this version opens listeners of role `normal` only";
 const NO_NETWORK: &str = "this daemon joins no network of routers";
 const NO_POLICY: &str = "the vhost policy is not applied in this version; everything would be allowed";
 
 /// Every refusal.
 pub const REFUSALS: &[Refusal] = &[
     refuse("listener", "saslPlugin", When::Set, NO_AUTHENTICATION),
-    refuse(
-        "listener",
-        "multiTenant",
-        YES,
-        "tenants cannot be kept apart in this version; their addresses would be mixed",
-    ),
-    refuse(
-        "listener",
-        "role",
-        When::Is(&["route-container", "on-demand"]),
-        NO_ROLE,
-    ),
     refuse(
         "listener",
         "role",

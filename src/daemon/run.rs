@@ -17,6 +17,7 @@ use super::logging::{LogError, Logging};
 use super::signal::{Request, Signals};
 use crate::cli::{Invocation, RunOptions, Stage};
 use crate::config::{Finding, Severity};
+use crate::router::settings::ListenerRole;
 use crate::shard::passwords::hash_line;
 use crate::shard::{Command, Shard, ShardError};
 
@@ -365,7 +366,11 @@ fn announce(options: &RunOptions, plan: &Plan, findings: &[Finding]) {
             .tls
             .as_ref()
             .map_or_else(String::new, |tls| format!(", sslProfile={}", tls.profile));
-        info!(target: "CONN_MGR", "Configured Listener: {} proto=any, role=normal{profile}", listener.address);
+        let role = match listener.role {
+            ListenerRole::Normal => "normal",
+            ListenerRole::RouteContainer => "route-container",
+        };
+        info!(target: "CONN_MGR", "Configured Listener: {} proto=any, role={role}{profile}", listener.address);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Listeners: where devices connect, and what they must bring.
 
 use super::{FOREIGN_MECHANISMS, MECHANISMS, family, host, max_frame_size, max_sessions, seconds, tls};
-use crate::config::model::{AddressFamily, ClientCertificates, Listener, Router, SslProfile};
+use crate::config::model::{AddressFamily, ClientCertificates, Listener, ListenerRole, Router, SslProfile};
 use crate::config::names::{quoted, suggestion};
 use crate::config::report::Findings;
 use crate::config::resolve::Fields;
@@ -81,6 +81,12 @@ pub(in crate::config) fn listener(
         host,
         port,
         family,
+        role: match fields.tag("role") {
+            "route-container" | "on-demand" => ListenerRole::RouteContainer,
+            _ => ListenerRole::Normal,
+        },
+        multi_tenant: fields.boolean("multiTenant"),
+        policy_vhost: fields.text("policyVhost").filter(|vhost| !vhost.is_empty()),
         max_frame_size: max_frame_size(fields, findings),
         max_sessions: max_sessions(fields, findings),
         max_session_frames: fields.integer("maxSessionFrames").filter(|frames| *frames > 0),

@@ -411,6 +411,28 @@ async fn tls_that_goes_wrong_costs_nobody_else() -> Result<(), Failure> {
 }
 
 #[tokio::test]
+async fn those_who_have_not_finished_their_handshake_count() -> Result<(), Failure> {
+    let site = Site::new()?;
+    let text = site.config("    sslProfile: devices\n") + "policy {\n    maxConnections: 2\n}\n";
+    let router = Daemon::start(&text, &site.authority.pem()).await?;
+    let silent = connect(router.address()).await?;
+    let mut half = connect(router.address()).await?;
+    half.write_all(b"\x16\x03\x01\x01\x00\x01\x00").await?;
+    router.logged(&format!("from {}", half.local_addr()?)).await?;
+    ensure_eq(
+        "the third",
+        say(router.address(), &header_and_open()).await?.as_slice(),
+        b"",
+    )?;
+    router
+        .logged("based on global connection count. nConnections= 2")
+        .await?;
+    drop((silent, half));
+    router.stop().await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_stop_ends_those_who_have_not_finished_their_handshake() -> Result<(), Failure> {
     let site = Site::new()?;
     let router = site

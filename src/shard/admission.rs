@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::driver::Driver;
@@ -65,7 +65,7 @@ async fn recognise(stream: TcpStream, key: ConnectionKey, tls: Rc<ServerTls>, pr
             // A socket that is dropped with unread input is reset, and the alert with it.
             let _ = tokio::time::timeout(LAST_WORDS, async {
                 stream.shutdown().await?;
-                tokio::io::copy(&mut (&mut stream).take(u64::MAX), &mut tokio::io::sink()).await
+                tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
             })
             .await;
         }

@@ -408,7 +408,7 @@ impl fmt::Display for Fault {
             Fault::UnrecognisedName(name) => {
                 write!(f, "the server does not know the host name '{name}' (TLS alert UnrecognisedName)")
             }
-            Fault::Alert(alert) => write!(f, "the server ended the TLS connection (TLS alert {alert:?})"),
+            Fault::Alert(alert) => write!(f, "the other side ended the TLS connection (TLS alert {alert:?})"),
             Fault::Closed => f.write_str(
                 "the server closed the connection during the TLS handshake: does this port speak TLS?",
             ),
@@ -443,7 +443,7 @@ mod tests {
         );
         assert_eq!(
             loss(Error::AlertReceived(AlertDescription::InternalError)),
-            "the server ended the TLS connection (TLS alert InternalError)"
+            "the other side ended the TLS connection (TLS alert InternalError)"
         );
     }
 

@@ -11,7 +11,8 @@ pub const HANDLE_MAX: u32 = 4095;
 
 /// Links of one device connection, over all its sessions, so that handles times channels is not what one peer can make
 /// us hold. Azure SDKs attach about five for each of the 1000 identities that a connection may carry. Beyond it: End
-/// with `amqp:resource-limit-exceeded`.
+/// with `amqp:resource-limit-exceeded`. Links that its hub has not let go count as well; beyond it with those: the attach
+/// is refused with `amqp:resource-limit-exceeded`.
 pub const DEVICE_LINKS: usize = 8192;
 
 /// Channel numbers that a hub may use: it answers ours with numbers of its own choice.
@@ -63,6 +64,10 @@ pub const WAITING_ATTACH_BYTES: usize = 4 * 1024;
 
 /// How long a peer may take to answer our Close before the transport is shut down.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the answer to a detach may take, and how long a detach waits behind what was sent before it when nothing of
+/// that moves. Then the side that detached is answered by the router, with `amqp:link:detach-forced`.
+pub const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Heartbeats go out no more often than this, whatever a peer announces.
 pub const MIN_HEARTBEAT: Duration = Duration::from_millis(100);

@@ -63,8 +63,7 @@ impl Connection {
         else {
             return Vec::new();
         };
-        let owners = std::mem::take(&mut session.owners);
-        session.state = SessionState::EndSent;
+        let owners = session.end();
         let shorter = error.and_then(|error| shrink::value(error, self.room_for_fields()));
         self.emit(|out| originate::write_end(out, channel, shorter.as_deref().or(error)));
         owners

@@ -103,6 +103,7 @@ impl Router {
             survives_disconnect: decision.survives_disconnect,
             is_granted: false,
             is_answered: false,
+            closing: None,
             delivering: None,
             deliveries: 0,
         };
@@ -170,6 +171,15 @@ impl Router {
             return Err(error);
         };
         let survives_disconnect = terminus.is_some_and(|terminus| terminus.survives_disconnect());
+        if survives_disconnect && !self.settings.allow_resumable_link_route {
+            let error = self.route_error(
+                condition::NOT_ALLOWED,
+                condition::QD_LINK_EXPIRATION,
+                "Requested link expiration not allowed",
+                "The terminus has a timeout, or expires never, and allowResumableLinkRoute is no",
+            );
+            return Err(error);
+        }
         Ok(Decision {
             connector,
             survives_disconnect,
@@ -258,6 +268,12 @@ impl Router {
         let session_pair = self.session_pairs.get(index(pair)).ok_or_else(lost)?;
         let (id, device) = (session_pair.connector, session_pair.device.ok_or_else(lost)?);
         let hub = self.usable_connection(id).ok_or_else(lost)?;
+        if self.upstream_links(device.connection) >= limits::DEVICE_LINKS {
+            return Err(AmqpError::new(
+                condition::RESOURCE_LIMIT_EXCEEDED,
+                "the hub has not let go of too many links that this device has detached",
+            ));
+        }
         let upstream = match session_pair.upstream {
             Some(session) => session,
             None => {
@@ -461,24 +477,31 @@ impl Router {
 
     /// The error for a device whose route has no connection.
     pub(super) fn unreachable_error(&self, what: &str) -> AmqpError {
-        self.route_error(condition::QD_NO_ROUTE, "No route to the destination node", what)
+        self.route_error(
+            condition::DETACH_FORCED,
+            condition::QD_NO_ROUTE,
+            "No route to the destination node",
+            what,
+        )
     }
 
     /// The error for a device whose link's connection is gone.
     pub(super) fn lost_error(&self, what: &str) -> AmqpError {
         self.route_error(
+            condition::DETACH_FORCED,
             condition::QD_LINK_LOST,
             "Connectivity to the peer container was lost",
             what,
         )
     }
 
-    fn route_error(&self, qd: &'static str, qd_text: &str, what: &str) -> AmqpError {
+    /// An event that has a name of its own in qdrouterd, under the condition that the configuration wants.
+    fn route_error(&self, amqp: &'static str, qd: &'static str, qd_text: &str, what: &str) -> AmqpError {
         match self.settings.error_conditions {
             ErrorConditions::Qd => AmqpError::new(qd, qd_text),
             ErrorConditions::Amqp => AmqpError {
                 qd_condition: Some(qd),
-                ..AmqpError::new(condition::DETACH_FORCED, format!("{qd}: {qd_text}. {what}"))
+                ..AmqpError::new(amqp, format!("{qd}: {qd_text}. {what}"))
             },
         }
     }

@@ -44,6 +44,7 @@ mod snapshot;
 mod table;
 mod timer;
 mod transfer;
+mod unanswered;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -62,6 +63,7 @@ use settings::{ConnectorId, ListenerId, RouterSettings};
 pub use snapshot::Snapshot;
 use table::LinkRouteTable;
 use timer::{Owner, Timers};
+use unanswered::Detaches;
 
 /// Names one connection of one router; never reused, so a stale key is harmless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -120,6 +122,7 @@ pub struct Router {
     link_pairs: Slab<LinkPair>,
     actions: VecDeque<Action>,
     timers: Timers,
+    detaches: Detaches,
     /// Distinguishes a connection from earlier ones in the same slot.
     generation: u32,
     /// Last numbers used in log lines.
@@ -170,6 +173,7 @@ impl Router {
             link_pairs: Slab::new(),
             actions: VecDeque::new(),
             timers: Timers::default(),
+            detaches: Detaches::default(),
             generation: 0,
             connection_number: 0,
             link_number: 0,
@@ -324,6 +328,13 @@ impl Router {
                     connector.scheduled = None;
                     self.on_connector_timeout(id, now);
                     self.arm_connector(id);
+                }
+                Owner::Detaches => {
+                    if self.detaches.scheduled == Some(at) {
+                        self.detaches.scheduled = None;
+                        self.on_detaches_due(now);
+                        self.arm_detaches();
+                    }
                 }
             }
         }

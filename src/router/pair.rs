@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::ConnectionKey;
 use super::delivery_map::DeliveryMap;
 use super::settings::ConnectorId;
+use super::unanswered::{Closing, Remnant};
 use crate::amqp::performative::Role;
 use crate::amqp::serial::{Channel, DeliveryId, Handle};
 use crate::endpoint::outbox::ByteQueue;
@@ -71,6 +72,8 @@ pub(super) struct SessionPair {
     pub(super) down: Lane,
     /// Indices of its link pairs.
     pub(super) links: Vec<u32>,
+    /// What the hub has not let go of links that are no more.
+    pub(super) remnants: Vec<Remnant>,
 }
 
 impl SessionPair {
@@ -82,6 +85,7 @@ impl SessionPair {
             up: Lane::default(),
             down: Lane::default(),
             links: Vec::new(),
+            remnants: Vec::new(),
         }
     }
 
@@ -116,6 +120,8 @@ pub(super) struct Lane {
     pub(super) entries: VecDeque<Parked>,
     /// The bodies of the parked frames, one behind the other.
     pub(super) bodies: ByteQueue,
+    /// How many parked frames, or parts of them, have gone on.
+    pub(super) moved: u64,
     /// The target's outbox was full; it will call back.
     pub(super) is_queued: bool,
 }
@@ -172,6 +178,8 @@ pub(super) struct LinkPair {
     pub(super) is_granted: bool,
     /// The hub has answered the attach.
     pub(super) is_answered: bool,
+    /// One side has detached.
+    pub(super) closing: Option<Closing>,
     /// The delivery under way to the target: its id at its source, and at the target.
     pub(super) delivering: Option<(DeliveryId, DeliveryId)>,
     /// Deliveries completed.

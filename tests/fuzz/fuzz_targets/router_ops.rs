@@ -545,6 +545,7 @@ fn settings() -> RouterSettings {
         routes: vec![route(Direction::In), route(Direction::Out)],
         max_connections: 100,
         error_conditions: ErrorConditions::Amqp,
+        allow_resumable_link_route: true,
         attach_timeout: Duration::from_secs(15),
         linger: Duration::from_secs(30),
     }

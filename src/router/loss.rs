@@ -291,9 +291,7 @@ impl Router {
                 if is_sending {
                     entry.connection.abort_delivery(channel, handle);
                 }
-                entry
-                    .connection
-                    .detach_link(channel, handle, closed, Some(error));
+                entry.connection.detach_link(channel, handle, closed, Some(error));
             }
             End::Detached => return,
         }

@@ -110,7 +110,9 @@ impl Router {
             else {
                 continue;
             };
-            let Some(closing) = &mut link.closing else { continue };
+            let Some(closing) = &mut link.closing else {
+                continue;
+            };
             let has_moved = std::mem::replace(&mut closing.stage, stage) != stage;
             match stage {
                 Stage::Parked { .. } | Stage::PassedOn if has_moved => {}
@@ -267,11 +269,7 @@ impl Router {
         else {
             return;
         };
-        let Some(position) = pair
-            .remnants
-            .iter()
-            .position(|remnant| remnant.handle == handle)
-        else {
+        let Some(position) = pair.remnants.iter().position(|remnant| remnant.handle == handle) else {
             return;
         };
         let remnant = pair.remnants.swap_remove(position);

@@ -3,7 +3,7 @@
 
 mod hearing;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use linkrouterd::amqp::value::Value;
 use linkrouterd::endpoint::outbox::ByteQueue;
@@ -109,6 +109,8 @@ pub(crate) struct Session {
     pub(crate) links: BTreeMap<u32, Link>,
     /// Our handle by the router's.
     handles: BTreeMap<u32, u32>,
+    /// Handles of the router's that it has detached before we answered the attach.
+    given_up: BTreeSet<u32>,
 }
 
 #[derive(Debug)]
@@ -220,6 +222,7 @@ impl Peer {
                 expected_delivery: None,
                 links: BTreeMap::new(),
                 handles: BTreeMap::new(),
+                given_up: BTreeSet::new(),
             },
         );
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::connection::{Kind, index};
 use super::pair::{Leg, LinkPair, SessionPair, SessionRef, Waiting, Way};
-use super::settings::{ConnectorId, Destination, Direction, ErrorConditions};
+use super::settings::{ConnectorId, Destination, Direction};
 use super::{ConnectionKey, Router};
 use crate::amqp::condition::{self, AmqpError};
 use crate::amqp::performative::{Attach, Performative, Role};
@@ -472,37 +472,6 @@ impl Router {
             );
             let error = self.unreachable_error(&what);
             self.refuse_waiting(number, Some(&error));
-        }
-    }
-
-    /// The error for a device whose route has no connection.
-    pub(super) fn unreachable_error(&self, what: &str) -> AmqpError {
-        self.route_error(
-            condition::DETACH_FORCED,
-            condition::QD_NO_ROUTE,
-            "No route to the destination node",
-            what,
-        )
-    }
-
-    /// The error for a device whose link's connection is gone.
-    pub(super) fn lost_error(&self, what: &str) -> AmqpError {
-        self.route_error(
-            condition::DETACH_FORCED,
-            condition::QD_LINK_LOST,
-            "Connectivity to the peer container was lost",
-            what,
-        )
-    }
-
-    /// An event that has a name of its own in qdrouterd, under the condition that the configuration wants.
-    fn route_error(&self, amqp: &'static str, qd: &'static str, qd_text: &str, what: &str) -> AmqpError {
-        match self.settings.error_conditions {
-            ErrorConditions::Qd => AmqpError::new(qd, qd_text),
-            ErrorConditions::Amqp => AmqpError {
-                qd_condition: Some(qd),
-                ..AmqpError::new(amqp, format!("{qd}: {qd_text}. {what}"))
-            },
         }
     }
 

@@ -261,7 +261,7 @@ impl Router {
         let is_delivering = match link.delivering {
             Some((source, _)) if way.target() != from => {
                 link.delivering = None;
-                // Aborted, so nobody will settle it.
+                // Aborted, or to be resumed under another id: nobody will settle this one.
                 if let Some(pair) = self.session_pairs.get_mut(index(pair)) {
                     pair.lane_mut(way).map.settle(source);
                 }
@@ -276,7 +276,8 @@ impl Router {
                 .link_mut(channel, handle)
                 .is_some_and(|link| link.local == End::Attached)
         {
-            if is_delivering {
+            // A link that is not closed may be taken up again, and with it the delivery (AMQP 1.0 part 2, §2.6.13).
+            if is_delivering && detach.closed {
                 entry.connection.abort_delivery(channel, handle);
             }
             entry.connection.relay_detach(channel, handle, detach.tail);

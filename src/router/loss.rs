@@ -1,9 +1,10 @@
 //! Ends of things: sessions, devices and hubs that go, politely or not. Whatever goes, the other side is told, what
-//! was half-sent is aborted, and everything is freed.
+//! was half-sent is aborted unless it may be resumed, and everything is freed.
 
 use super::connection::{Kind, index};
 use super::delivery_map::Ids;
 use super::pair::{Leg, ParkedKind, Way};
+use super::settings::ErrorConditions;
 use super::{ConnectionKey, Router};
 use crate::amqp::condition::{self, AmqpError, ErrorView};
 use crate::amqp::delivery::{write_modified_failed, write_released};
@@ -156,7 +157,7 @@ impl Router {
                     .link_mut(session.channel, handle)
                     .is_some_and(|link| link.local == End::Attached)
             {
-                if is_sending {
+                if is_sending && closed {
                     entry.connection.abort_delivery(session.channel, handle);
                 }
                 entry
@@ -288,7 +289,7 @@ impl Router {
                 .connection
                 .refuse_attach(channel, handle, None, None, Some(error)),
             End::Attached => {
-                if is_sending {
+                if is_sending && closed {
                     entry.connection.abort_delivery(channel, handle);
                 }
                 entry.connection.detach_link(channel, handle, closed, Some(error));
@@ -322,6 +323,45 @@ impl Router {
             }
         }
         self.free_link_pair(number);
+    }
+
+    // ---- what devices are told -----------------------------------------------------------------------------------
+
+    /// The error for a device whose route has no connection.
+    pub(super) fn unreachable_error(&self, what: &str) -> AmqpError {
+        self.route_error(
+            condition::DETACH_FORCED,
+            condition::QD_NO_ROUTE,
+            "No route to the destination node",
+            what,
+        )
+    }
+
+    /// The error for a device whose link's connection is gone.
+    pub(super) fn lost_error(&self, what: &str) -> AmqpError {
+        self.route_error(
+            condition::DETACH_FORCED,
+            condition::QD_LINK_LOST,
+            "Connectivity to the peer container was lost",
+            what,
+        )
+    }
+
+    /// An event that has a name of its own in qdrouterd, under the condition that the configuration wants.
+    pub(super) fn route_error(
+        &self,
+        amqp: &'static str,
+        qd: &'static str,
+        qd_text: &str,
+        what: &str,
+    ) -> AmqpError {
+        match self.settings.error_conditions {
+            ErrorConditions::Qd => AmqpError::new(qd, qd_text),
+            ErrorConditions::Amqp => AmqpError {
+                qd_condition: Some(qd),
+                ..AmqpError::new(amqp, format!("{qd}: {qd_text}. {what}"))
+            },
+        }
     }
 
     // ---- deliveries in doubt -------------------------------------------------------------------------------------

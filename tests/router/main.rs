@@ -6,6 +6,7 @@
 mod back_pressure;
 mod conformance_detach;
 mod conformance_disposition;
+mod conformance_recovery;
 mod hostile;
 mod peer;
 mod scenarios_attach;

@@ -76,7 +76,6 @@ impl Peer {
     /// Answers an attach: what the router asked for is what it gets.
     pub(crate) fn answer_attach(&mut self, frame: &Frame, channel: u16, handle: u32) {
         let name = frame.text(0).expect("a name");
-        let theirs = frame.uint(1).expect("a handle");
         let is_sender = frame.flag(2);
         self.attach_with(
             channel,
@@ -86,6 +85,13 @@ impl Peer {
             frame.field(5).clone(),
             frame.field(6).clone(),
         );
+        self.is_answer(frame, channel, handle);
+    }
+
+    /// The attach with this handle, which has just been said, answers the router's.
+    pub(crate) fn is_answer(&mut self, frame: &Frame, channel: u16, handle: u32) {
+        let theirs = frame.uint(1).expect("a handle");
+        let is_sender = frame.flag(2);
         let session = self.session(channel);
         let is_given_up = session.given_up.remove(&theirs);
         let link = session.links.get_mut(&handle).expect("just made");
@@ -266,9 +272,10 @@ impl Peer {
             .unwrap_or_else(|| panic!("{container}: detached twice: {frame:?}"));
         let link = session.links.get_mut(&handle).expect("a link");
         link.detached = Some(frame.field(2).clone());
-        // Only a window without room excuses it, and a wide one always has some; or that we wanted no more of it.
+        // Only a window without room excuses it, and a wide one always has some; or that we wanted no more of it,
+        // or that it may be resumed.
         assert!(
-            link.partial.is_none() || link.detach_sent || window < 1000,
+            link.partial.is_none() || link.detach_sent || !frame.flag(1) || window < 1000,
             "{container}: a delivery is left open: {frame:?}"
         );
         if auto.detach && !link.detach_sent {

@@ -258,9 +258,17 @@ impl Peer {
         if is_sender {
             fields.push(uint(0));
         }
-        self.say(&Frame::new(channel, wire::ATTACH, fields));
-        let link = self.session(channel).links.entry(handle).or_insert_with(|| Link {
-            name: name.into(),
+        self.say_attach(&Frame::new(channel, wire::ATTACH, fields));
+    }
+
+    /// An attach in a test's own words.
+    pub(crate) fn say_attach(&mut self, attach: &Frame) {
+        self.say(attach);
+        let handle = attach.uint(1).expect("a handle");
+        let is_sender = !attach.flag(2);
+        let links = &mut self.session(attach.channel).links;
+        let link = links.entry(handle).or_insert_with(|| Link {
+            name: attach.text(0).expect("a name").into(),
             is_sender,
             local: false,
             remote: None,

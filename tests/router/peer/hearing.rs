@@ -32,6 +32,8 @@ impl Peer {
                 } else if self.auto.end {
                     self.end(channel, Value::Null);
                     self.sessions.remove(&channel);
+                } else {
+                    self.session(channel).is_ended = true;
                 }
             }
             other => panic!("{container}: {other:#x} is no frame of a session"),
@@ -112,7 +114,7 @@ impl Peer {
 
     fn hear_flow(&mut self, channel: u16, frame: &Frame) {
         let container = self.container.clone();
-        let ignores_credit = self.ignores_credit;
+        let (ignores_credit, answers_attaches) = (self.ignores_credit, self.auto.attach);
         let (first, announced) = (self.announces.first_transfer_id, frame.uint(1).expect("a window"));
         let session = self.session(channel);
         let seen = session.next_outgoing.wrapping_sub(frame.uint(0).unwrap_or(first));
@@ -125,6 +127,9 @@ impl Peer {
             self.push_out(channel);
             return;
         };
+        if !answers_attaches && !session.handles.contains_key(&theirs) {
+            return; // for a link that a test has not answered yet
+        }
         let handle = *session
             .handles
             .get(&theirs)

@@ -99,6 +99,8 @@ pub(crate) struct Link {
 pub(crate) struct Session {
     pub(crate) remote: Option<u16>,
     pub(crate) end_sent: bool,
+    /// The router has ended it, and we have not answered.
+    pub(crate) is_ended: bool,
     pub(crate) next_outgoing: u32,
     /// Frames that the router lets us send.
     pub(crate) outgoing_window: u32,
@@ -214,6 +216,7 @@ impl Peer {
             Session {
                 remote: None,
                 end_sent: false,
+                is_ended: false,
                 next_outgoing: announces.first_transfer_id,
                 outgoing_window: 0,
                 next_incoming: None,

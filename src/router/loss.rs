@@ -1,10 +1,9 @@
 //! Ends of things: sessions, devices and hubs that go, politely or not. Whatever goes, the other side is told, what
 //! was half-sent is aborted unless it may be resumed, and everything is freed.
 
-use super::connection::{Kind, index};
+use super::connection::index;
 use super::delivery_map::Ids;
 use super::pair::{Leg, ParkedKind, Way};
-use super::settings::ErrorConditions;
 use super::{ConnectionKey, Router};
 use crate::amqp::condition::{self, AmqpError, ErrorView};
 use crate::amqp::delivery::{write_modified_failed, write_released};
@@ -51,14 +50,11 @@ impl Router {
                 }
             }
             Leg::Upstream => {
-                let name = match self.entry(key).map(|entry| entry.kind) {
-                    Some(Kind::Upstream(id)) => self
-                        .connectors
-                        .get(&id)
-                        .map(|c| c.settings.name.clone())
-                        .unwrap_or_default(),
-                    Some(Kind::Device(_)) | None => String::new(),
-                };
+                let name = self
+                    .entry(key)
+                    .and_then(|entry| self.connectors.get(&entry.kind.connector()?))
+                    .map(|connector| connector.settings.name.clone())
+                    .unwrap_or_default();
                 let reason = match farewell {
                     Farewell::Lost(Some(reason)) => reason.as_str(),
                     Farewell::Lost(None) | Farewell::Graceful => "closed",
@@ -323,45 +319,6 @@ impl Router {
             }
         }
         self.free_link_pair(number);
-    }
-
-    // ---- what devices are told -----------------------------------------------------------------------------------
-
-    /// The error for a device whose route has no connection.
-    pub(super) fn unreachable_error(&self, what: &str) -> AmqpError {
-        self.route_error(
-            condition::DETACH_FORCED,
-            condition::QD_NO_ROUTE,
-            "No route to the destination node",
-            what,
-        )
-    }
-
-    /// The error for a device whose link's connection is gone.
-    pub(super) fn lost_error(&self, what: &str) -> AmqpError {
-        self.route_error(
-            condition::DETACH_FORCED,
-            condition::QD_LINK_LOST,
-            "Connectivity to the peer container was lost",
-            what,
-        )
-    }
-
-    /// An event that has a name of its own in qdrouterd, under the condition that the configuration wants.
-    pub(super) fn route_error(
-        &self,
-        amqp: &'static str,
-        qd: &'static str,
-        qd_text: &str,
-        what: &str,
-    ) -> AmqpError {
-        match self.settings.error_conditions {
-            ErrorConditions::Qd => AmqpError::new(qd, qd_text),
-            ErrorConditions::Amqp => AmqpError {
-                qd_condition: Some(qd),
-                ..AmqpError::new(amqp, format!("{qd}: {qd_text}. {what}"))
-            },
-        }
     }
 
     // ---- deliveries in doubt -------------------------------------------------------------------------------------

@@ -66,7 +66,8 @@ pub const WAITING_ATTACH_BYTES: usize = 4 * 1024;
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the answer to a detach may take, and how long a detach waits behind what was sent before it when nothing of
-/// that moves. Then the side that detached is answered by the router, with `amqp:link:detach-forced`.
+/// that moves. Then the side that detached is answered by the router, with `amqp:link:detach-forced`. What a device that
+/// has gone had sent is dropped when nothing of it moves for so long.
 pub const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Heartbeats go out no more often than this, whatever a peer announces.

@@ -103,6 +103,7 @@ impl Router {
                     pair.device = None;
                 }
                 self.account(None, Way::Up, parked, 0);
+                self.expect_end_of_leftover(number);
                 self.pump(number, Way::Up);
             }
             Farewell::Graceful | Farewell::Lost(_) => {
@@ -120,6 +121,16 @@ impl Router {
                 self.finish(number, reason.as_ref());
             }
         }
+    }
+
+    /// Nothing moves of what a device that has said goodbye left behind.
+    pub(super) fn give_up_leftover(&mut self, number: u32) {
+        self.drop_parked(number, Way::Up, None);
+        let error = AmqpError::new(
+            condition::DETACH_FORCED,
+            "the device has gone, and the rest of what it had sent was not taken",
+        );
+        self.finish(number, Some(&error));
     }
 
     /// The last parked frame of a device that has said goodbye is gone.

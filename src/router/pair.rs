@@ -6,7 +6,7 @@ use super::ConnectionKey;
 use super::delivery_map::DeliveryMap;
 use super::prefix::Readdressing;
 use super::settings::ConnectorId;
-use super::unanswered::{Closing, Remnant};
+use super::unanswered::{Closing, Leftover, Remnant};
 use crate::amqp::performative::Role;
 use crate::amqp::serial::{Channel, DeliveryId, Handle};
 use crate::endpoint::outbox::ByteQueue;
@@ -73,6 +73,8 @@ pub(super) struct SessionPair {
     pub(super) down: Lane,
     /// Indices of its link pairs.
     pub(super) links: Vec<u32>,
+    /// The device has gone, and this waits.
+    pub(super) leftover: Option<Leftover>,
     /// What the hub has not let go of links that are no more.
     pub(super) remnants: Vec<Remnant>,
 }
@@ -86,6 +88,7 @@ impl SessionPair {
             up: Lane::default(),
             down: Lane::default(),
             links: Vec::new(),
+            leftover: None,
             remnants: Vec::new(),
         }
     }

@@ -8,6 +8,9 @@
 //!           what it waits for is dropped            answered by us, with an error
 //! ```
 //!
+//! A device that has ended its session or connection is in the same place: what it had sent still goes to the hub, and its
+//! detaches behind that, unless nothing moves for as long.
+//!
 //! What the silent side still holds of the link stays known to its session, so that an answer or a transfer that comes
 //! late is recognised and swallowed, and so that the handle, and at a hub the name, are not used again before.
 
@@ -42,13 +45,30 @@ enum Stage {
     PassedOn,
 }
 
-/// The detaches that wait, the one that is due first in front: they all wait equally long.
+/// What waits, the one that is due first in front: they all wait equally long.
 #[derive(Debug, Default)]
 pub(super) struct Detaches {
-    /// When to look again, the link pair, and its number in log lines, which no other pair ever has.
-    queue: VecDeque<(Instant, u32, u64)>,
+    queue: VecDeque<(Instant, Waits)>,
+    /// How many farewells there have been.
+    farewells: u64,
     /// The deadline that is in the timers.
     pub(super) scheduled: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Waits {
+    /// A link pair, and its number in log lines, which no other pair ever has.
+    Link { pair: u32, number: u64 },
+    /// A session pair whose device has gone, and which farewell it was.
+    Session { pair: u32, farewell: u64 },
+}
+
+/// What a device that has gone left behind.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leftover {
+    farewell: u64,
+    /// How many frames of its lane had gone when it was last looked at.
+    moved: u64,
 }
 
 /// A link that a hub has not let go.
@@ -75,56 +95,119 @@ impl Router {
             closed: detach.closed,
             stage,
         });
-        let due = self.now + limits::DETACH_TIMEOUT;
-        let entry = (due, number, link.number);
-        // Most are answered long before: what is left of those may not pile up.
-        if self.detaches.queue.len() > 2 * self.link_pairs.len() + 64 {
-            let link_pairs = &self.link_pairs;
-            self.detaches.queue.retain(|&(_, number, id)| {
-                link_pairs
-                    .get(index(number))
-                    .is_some_and(|link| link.number == id)
-            });
-        }
-        self.detaches.queue.push_back(entry);
+        let waits = Waits::Link {
+            pair: number,
+            number: link.number,
+        };
+        self.look_again(waits, self.now);
         self.arm_detaches();
     }
 
+    /// A device has gone and has left something to be sent.
+    pub(super) fn expect_end_of_leftover(&mut self, number: u32) {
+        let Some(pair) = self.session_pairs.get_mut(index(number)) else {
+            return;
+        };
+        self.detaches.farewells += 1;
+        let farewell = self.detaches.farewells;
+        pair.leftover = Some(Leftover {
+            farewell,
+            moved: pair.up.moved,
+        });
+        let waits = Waits::Session {
+            pair: number,
+            farewell,
+        };
+        self.look_again(waits, self.now);
+        self.arm_detaches();
+    }
+
+    fn look_again(&mut self, waits: Waits, now: Instant) {
+        // Most are answered long before: what is left of those may not pile up.
+        if self.detaches.queue.len() > 2 * (self.link_pairs.len() + self.session_pairs.len()) + 64 {
+            let mut queue = std::mem::take(&mut self.detaches.queue);
+            queue.retain(|&(_, waits)| self.is_there(waits));
+            self.detaches.queue = queue;
+        }
+        let due = now + limits::DETACH_TIMEOUT;
+        self.detaches.queue.push_back((due, waits));
+    }
+
+    fn is_there(&self, waits: Waits) -> bool {
+        match waits {
+            Waits::Link { pair, number } => {
+                let link = self.link_pairs.get(index(pair));
+                link.is_some_and(|link| link.number == number)
+            }
+            Waits::Session { pair, farewell } => {
+                let leftover = self.session_pairs.get(index(pair)).and_then(|pair| pair.leftover);
+                leftover.is_some_and(|leftover| leftover.farewell == farewell)
+            }
+        }
+    }
+
     pub(super) fn arm_detaches(&mut self) {
-        let next = self.detaches.queue.front().map(|&(due, _, _)| due);
+        let next = self.detaches.queue.front().map(|&(due, _)| due);
         self.timers
             .arm(Owner::Detaches, &mut self.detaches.scheduled, next);
     }
 
-    /// Looks at the detaches that have waited long enough.
+    /// Looks at what has waited long enough.
     pub(super) fn on_detaches_due(&mut self, now: Instant) {
-        while let Some(&(due, number, id)) = self.detaches.queue.front()
+        while let Some(&(due, waits)) = self.detaches.queue.front()
             && due <= now
         {
             self.detaches.queue.pop_front();
-            let stage = self.stage_of(number);
-            let Some(link) = self
-                .link_pairs
-                .get_mut(index(number))
-                .filter(|link| link.number == id)
-            else {
+            if !self.is_there(waits) {
                 continue;
-            };
-            let Some(closing) = &mut link.closing else {
-                continue;
-            };
-            let has_moved = std::mem::replace(&mut closing.stage, stage) != stage;
-            match stage {
-                Stage::Parked { .. } | Stage::PassedOn if has_moved => {}
-                Stage::Parked { .. } => self.pass_on_parked_detach(number),
-                Stage::PassedOn => {
-                    self.give_up_waiting(number);
-                    continue;
-                }
             }
-            self.detaches
-                .queue
-                .push_back((now + limits::DETACH_TIMEOUT, number, id));
+            let waits_on = match waits {
+                Waits::Link { pair, .. } => self.check_detach(pair),
+                Waits::Session { pair, .. } => self.check_leftover(pair),
+            };
+            if waits_on {
+                self.look_again(waits, now);
+            }
+        }
+    }
+
+    /// Whether to go on waiting for the answer to a detach.
+    fn check_detach(&mut self, number: u32) -> bool {
+        let stage = self.stage_of(number);
+        let link = self.link_pairs.get_mut(index(number));
+        let Some(closing) = link.and_then(|link| link.closing.as_mut()) else {
+            return false;
+        };
+        let has_moved = std::mem::replace(&mut closing.stage, stage) != stage;
+        match stage {
+            Stage::Parked { .. } | Stage::PassedOn if has_moved => true,
+            Stage::Parked { .. } => {
+                self.pass_on_parked_detach(number);
+                true
+            }
+            Stage::PassedOn => {
+                self.give_up_waiting(number);
+                false
+            }
+        }
+    }
+
+    /// Whether to go on waiting until a hub has taken what a device left behind.
+    fn check_leftover(&mut self, number: u32) -> bool {
+        let Some(pair) = self.session_pairs.get_mut(index(number)) else {
+            return false;
+        };
+        let moved = pair.up.moved;
+        match &mut pair.leftover {
+            Some(leftover) if leftover.moved != moved => {
+                leftover.moved = moved;
+                true
+            }
+            Some(_) => {
+                self.give_up_leftover(number);
+                false
+            }
+            None => false,
         }
     }
 

@@ -407,6 +407,31 @@ fn a_large_message_followed_by_a_detach_an_end_or_a_close_at_once_arrives_whole(
 }
 
 #[test]
+fn what_a_device_left_behind_goes_as_long_as_it_moves_and_is_dropped_when_it_does_not() {
+    let mut p = tunnel_with(2048, 1);
+    for number in 0..5u8 {
+        p.world.peer(p.device).send(0, 0, &[number; 100], true);
+    }
+    p.world.peer(p.device).close(Value::Null);
+    p.world.run();
+    for _ in 0..2 {
+        p.world.peer(p.hub).expect(wire::TRANSFER);
+        p.world.advance(Duration::from_secs(9));
+        p.world.peer(p.hub).widen(p.up.0, 1);
+        p.world.run();
+    }
+    p.world.peer(p.hub).expect(wire::TRANSFER);
+    assert!(p.world.router.snapshot().parked_bytes > 0);
+    p.world.advance(Duration::from_secs(21));
+    for _ in 0..2 {
+        assert_forced(p.world.peer(p.hub).expect(wire::DETACH).field(2));
+    }
+    p.world.peer(p.hub).expect(wire::END);
+    let snapshot = p.world.router.snapshot();
+    assert_eq!((snapshot.session_pairs, snapshot.parked_bytes), (0, 0));
+}
+
+#[test]
 fn windows_that_open_again_move_every_link_of_the_session() {
     let mut p = tunnel_with(2048, 1);
     p.world.peer(p.device).attach(0, 2, "second", true, UP);

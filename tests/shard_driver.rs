@@ -59,6 +59,7 @@ fn settings() -> ShardSettings {
             routes: Vec::new(),
             max_connections: 10_000,
             error_conditions: ErrorConditions::Amqp,
+            allow_resumable_link_route: true,
             attach_timeout: Duration::from_secs(30),
             linger: Duration::from_secs(60),
         },

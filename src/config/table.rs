@@ -65,7 +65,6 @@ const NO_MESSAGE_ROUTING: &str =
 const NO_NETWORK: &str = "this daemon joins no network of routers: it runs standalone";
 const NO_OPEN_PROPERTIES: &str = "they are not sent in the open";
 const NO_POLICY: &str = "of the policy only maxConnections is applied";
-const RESUMABLE: &str = "a terminus goes to the hub as the device wrote it";
 const NO_KEY_PASSWORD: &str = "a private key with a password cannot be read in this version: store the key without one, for its owner only";
 const NO_TRUSTED_CERTS: &str =
     "no list of trusted certificates is announced; qdrouterd 1.14+ ignored it, too";
@@ -107,7 +106,7 @@ const ROUTER: &[Attribute] = &[
     ignored("saslConfigName", Kind::Text, "qdrouterd", NO_CYRUS),
     run("saslPasswordFile", Kind::Path, ""),
     ignored("allowUnsettledMulticast", Kind::Boolean, "no", NO_MESSAGE_ROUTING),
-    ignored("allowResumableLinkRoute", Kind::Boolean, "yes", RESUMABLE),
+    run("allowResumableLinkRoute", Kind::Boolean, "yes"),
     ignored(
         "defaultDistribution",
         one_of(&["multicast", "closest", "balanced", "unavailable"], &[]),

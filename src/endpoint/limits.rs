@@ -11,7 +11,8 @@ pub const HANDLE_MAX: u32 = 4095;
 
 /// Links of one connection that came to a listener, over all its sessions, so that handles times channels is not what
 /// one peer can make us hold. Azure SDKs attach about five for each of the 1000 identities that a connection may carry.
-/// Beyond it: the peer's next attach of its own is answered by an End with `amqp:resource-limit-exceeded`.
+/// Beyond it: the peer's next attach of its own is answered by an End with `amqp:resource-limit-exceeded`. Links that its
+/// hub has not let go count as well; beyond it with those: the attach is refused with `amqp:resource-limit-exceeded`.
 pub const DEVICE_LINKS: usize = 8192;
 
 /// Bytes of a user's name. A longer one is refused.
@@ -83,6 +84,11 @@ pub const FAILOVER_HOSTS: usize = 8;
 
 /// How long a peer may take to answer our Close before the transport is shut down.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the answer to a detach may take, and how long a detach waits behind what was sent before it when nothing of
+/// that moves. Then the side that detached is answered by the router, with `amqp:link:detach-forced`. What a device that
+/// has gone had sent is dropped when nothing of it moves for so long.
+pub const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Heartbeats go out no more often than this, whatever a peer announces.
 pub const MIN_HEARTBEAT: Duration = Duration::from_millis(100);

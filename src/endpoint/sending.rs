@@ -70,8 +70,7 @@ impl Connection {
         else {
             return Vec::new();
         };
-        let owners = std::mem::take(&mut session.owners);
-        session.state = SessionState::EndSent;
+        let owners = session.end();
         let shorter = error.and_then(|error| shrink::value(error, self.room_for_fields()));
         self.emit(|out| originate::write_end(out, channel, shorter.as_deref().or(error)));
         owners
@@ -246,12 +245,14 @@ impl Connection {
         written
     }
 
-    /// Aborts the delivery under way on a link, if the window lets us say so; the detach that follows says it too.
+    /// Aborts the delivery under way on a link, if the window lets us say so and the peer has not detached; the detach
+    /// that follows says it too.
     pub fn abort_delivery(&mut self, channel: Channel, handle: Handle) {
-        let Some(session) = self
-            .session_mut(channel)
-            .filter(|session| session.outgoing.is_open())
-        else {
+        let is_wanted = |session: &Session| {
+            let link = session.link(handle);
+            session.outgoing.is_open() && link.is_some_and(|link| link.remote != End::Detached)
+        };
+        let Some(session) = self.session_mut(channel).filter(|session| is_wanted(session)) else {
             return;
         };
         session.outgoing.send();

@@ -196,6 +196,14 @@ impl Session {
         }
     }
 
+    /// We have ended it: whatever comes on its links from now on is ignored.
+    pub(super) fn end(&mut self) -> Vec<u32> {
+        self.state = SessionState::EndSent;
+        self.links = Vec::new();
+        self.handles = Vec::new();
+        std::mem::take(&mut self.owners)
+    }
+
     /// Frees the link when nothing more can happen on it.
     pub(super) fn reap(&mut self, handle: Handle) {
         if let Some(slot) = index(handle).and_then(|index| self.links.get_mut(index))
@@ -225,7 +233,7 @@ impl Session {
     }
 
     /// How many links there are, at most.
-    pub(super) const fn link_count(&self) -> usize {
+    pub const fn link_count(&self) -> usize {
         self.links.len()
     }
 

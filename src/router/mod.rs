@@ -49,6 +49,7 @@ mod snapshot;
 mod table;
 mod timer;
 mod transfer;
+mod unanswered;
 mod upstream;
 mod waiting;
 
@@ -71,6 +72,7 @@ use settings::{ConnectorId, HostPort, ListenerId, ListenerRole, RouterSettings, 
 pub use snapshot::{ConnectorReport, ConnectorStatus, Snapshot};
 use table::LinkRouteTable;
 use timer::{Owner, Timers};
+use unanswered::Detaches;
 
 /// Names one connection of one router; never reused, so a stale key is harmless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -157,6 +159,7 @@ pub struct Router {
     link_pairs: Slab<LinkPair>,
     actions: VecDeque<Action>,
     timers: Timers,
+    detaches: Detaches,
     /// Distinguishes a connection from earlier ones in the same slot.
     generation: u32,
     /// Last numbers used in log lines.
@@ -199,6 +202,7 @@ impl Router {
             link_pairs: Slab::new(),
             actions: VecDeque::new(),
             timers: Timers::default(),
+            detaches: Detaches::default(),
             generation: 0,
             connection_number: 0,
             link_number: 0,
@@ -393,6 +397,13 @@ impl Router {
                     connector.scheduled = None;
                     self.on_connector_timeout(id, now);
                     self.arm_connector(id);
+                }
+                Owner::Detaches => {
+                    if self.detaches.scheduled == Some(at) {
+                        self.detaches.scheduled = None;
+                        self.on_detaches_due(now);
+                        self.arm_detaches();
+                    }
                 }
             }
         }

@@ -63,14 +63,23 @@ impl Router {
         let asked = asked(direction, terminus.as_ref())?;
         let address = self.address_for(device, &asked)?;
         let (connector, route) = self.choose(direction, &address, placing)?;
+        let survives_disconnect = terminus.is_some_and(|terminus| terminus.survives_disconnect());
         let readdressing = match asked {
             Asked::Address(written) => Readdressing::new(written, &address, route),
             Asked::Dynamic(_) | Asked::Coordinator => None,
         };
+        if survives_disconnect && !self.settings.allow_resumable_link_route {
+            return Err(self.route_error(
+                condition::NOT_ALLOWED,
+                condition::QD_LINK_EXPIRATION,
+                "Requested link expiration not allowed",
+                "The terminus has a timeout, or expires never, and allowResumableLinkRoute is no",
+            ));
+        }
         Ok(Decision {
             connector,
             readdressing,
-            survives_disconnect: terminus.is_some_and(|terminus| terminus.survives_disconnect()),
+            survives_disconnect,
         })
     }
 

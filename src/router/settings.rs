@@ -219,6 +219,8 @@ pub struct RouterSettings {
     pub max_connections: usize,
     /// Condition names towards devices.
     pub error_conditions: ErrorConditions,
+    /// `allowResumableLinkRoute`: whether a routed terminus may outlive the device's connection.
+    pub allow_resumable_link_route: bool,
     /// How long an attach waits for its connector before it is refused.
     pub attach_timeout: Duration,
     /// How long an on-demand connection without any device stays open.

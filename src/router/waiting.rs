@@ -208,7 +208,7 @@ impl Router {
         {
             session.owners.retain(|&other| other != pair);
         }
-        self.session_pairs.try_remove(index(pair));
+        self.free_session_pair(pair);
     }
 
     /// The device's session, the connector and the deadline of a link that waits and has sent nothing.

@@ -242,8 +242,9 @@ class Peer(Handler):
             "outcome_before_settlement": state.outcome_before_settlement,
         }
 
-    def do_detach(self, link):
-        self.links[link].link.close()
+    def do_detach(self, link, closed=True):
+        link = self.links[link].link
+        link.close() if closed else link.detach()
 
     def do_close(self, conn):
         self.connections[conn].close()
@@ -344,7 +345,7 @@ class Peer(Handler):
         state.closed = True
         self.say(event="link_closed", link=state.key, closed=closed, **condition_fields(event.link.remote_condition))
         if not event.link.state & Endpoint.LOCAL_CLOSED:
-            event.link.close()
+            event.link.close() if closed else event.link.detach()
 
     def on_link_flow(self, event):
         state = event.link.state_of

@@ -215,8 +215,10 @@ const commands = {
         };
     },
 
-    detach({ link }) {
-        stateOf(link).link.close();
+    detach({ link, closed = true }) {
+        const { link: detached } = stateOf(link);
+        if (closed) detached.close();
+        else detached.detach();
         return {};
     },
 
@@ -323,6 +325,8 @@ function linkClosed({ sender, receiver }) {
         closed: Boolean(detach && detach.closed),
         ...conditionFields(link.error),
     });
+    // Answered in kind; rhea by itself closes.
+    if (detach && !detach.closed && !link.is_closed()) link.detach();
 }
 
 container.on('sender_open', linkOpened);

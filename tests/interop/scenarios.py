@@ -350,21 +350,25 @@ def attach_properties_both_ways(bench):
 
 
 @scenario()
-def a_link_closed_and_attached_again(bench):
+def a_link_closed_or_only_detached_and_attached_again(bench):
     conn = bench.connect()
-    for round_number in range(3):
+    for round_number in range(4):
+        closing = round_number % 2 == 0
         stream = f"r{round_number}"
         up, hub_up = bench.link(conn, "again", "sender", f"devices/{conn}/messages/events", {})
         bench.hub.call("receive", link=hub_up, stream=stream, size=60, count=5, window=5)
         bench.device.call("send", link=up, stream=stream, count=5, size=60)
         expect_received(bench.hub, hub_up, 5)
         expect_finished(bench.device, up, {"accepted": 5})
-        bench.device.call("detach", link=up)
+        bench.device.call("detach", link=up, closed=closing)
         closed = bench.hub.wait("link_closed", link=hub_up)
         bench.hub_links.remove(hub_up)
-        check(closed["closed"] and closed["condition"] is None, f"{bench.hub} saw the detach as {closed}")
+        check(closed["closed"] == closing and closed["condition"] is None, f"{bench.hub} saw the detach as {closed}")
         answered = bench.device.wait("link_closed", link=up)
-        check(answered["closed"] and answered["condition"] is None, f"{bench.device} was answered {answered}")
+        check(
+            answered["closed"] == closing and answered["condition"] is None,
+            f"{bench.device} was answered {answered}",
+        )
 
 
 @scenario(direct=False)

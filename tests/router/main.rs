@@ -4,6 +4,9 @@
 //! (`LINKROUTERD_SEED=n` replays one, `LINKROUTERD_SCHEDULES=n` changes their number).
 
 mod back_pressure;
+mod conformance_detach;
+mod conformance_disposition;
+mod conformance_recovery;
 mod hostile;
 mod peer;
 mod scenarios_attach;

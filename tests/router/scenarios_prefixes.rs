@@ -5,7 +5,7 @@ use linkrouterd::router::settings::{Direction, RouterSettings};
 
 use crate::peer::Announces;
 use crate::scenarios_routes::{address_of, at, attempt, both, prefix, refused, second_connector, to};
-use crate::wire::{self, described, string, symbol, terminus};
+use crate::wire::{self, Frame, described, string, symbol, terminus};
 use crate::world::{DEVICE_AUTO, HUB_AUTO, PeerId, World, settings};
 
 fn prefixed(add: &str, del: &str) -> RouterSettings {
@@ -103,7 +103,9 @@ fn prefixes_leave_all_else_of_an_attach_alone_5_7() {
         Value::Map(vec![(symbol("p"), wire::uint(1))]),
     ]);
     world.peer(device).skip();
-    world.peer(device).attach_frame(0, fields.clone());
+    world
+        .peer(device)
+        .say_attach(&Frame::new(0, wire::ATTACH, fields.clone()));
     world.run();
     let attach = world
         .hub()

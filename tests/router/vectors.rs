@@ -118,7 +118,9 @@ fn next_attach(world: &mut World) -> Frame {
 fn b_1_an_attach_reaches_the_hub_with_every_field() {
     let mut world = World::new(site());
     let device = world.device("dev1");
-    world.peer(device).attach_frame(0, full_attach());
+    world
+        .peer(device)
+        .say_attach(&Frame::new(0, wire::ATTACH, full_attach()));
     world.run();
     let attach = next_attach(&mut world);
     assert_eq!((attach.text(0), attach.uint(1)), (Some("L1@dev1"), Some(0)));
@@ -133,7 +135,9 @@ fn b_2_the_answer_reaches_the_device_with_every_field() {
     auto.attach = false;
     world.hub = Some((auto, Announces::default()));
     let device = world.device("dev1");
-    world.peer(device).attach_frame(0, full_attach());
+    world
+        .peer(device)
+        .say_attach(&Frame::new(0, wire::ATTACH, full_attach()));
     world.run();
     world.peer(device).skip();
     let asked = next_attach(&mut world);
@@ -148,7 +152,9 @@ fn b_2_the_answer_reaches_the_device_with_every_field() {
     fields[13] = map("com.microsoft:tracking-id", string("t"));
     let channel = *world.hub().sessions.keys().next().expect("a session");
     assert_eq!(asked.text(0), Some("L1@dev1"));
-    world.hub().attach_frame(channel, fields.clone());
+    world
+        .hub()
+        .say_attach(&Frame::new(channel, wire::ATTACH, fields.clone()));
     world.run();
     let answer = world.peer(device).expect(wire::ATTACH);
     assert_eq!(answer.text(0), Some("L1"));

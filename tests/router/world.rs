@@ -172,6 +172,7 @@ pub(crate) fn settings() -> RouterSettings {
             .collect(),
         max_connections: 1000,
         error_conditions: ErrorConditions::Amqp,
+        allow_resumable_link_route: true,
         attach_timeout: Duration::from_secs(15),
         linger: Duration::from_secs(60),
     }

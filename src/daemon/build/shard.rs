@@ -40,6 +40,7 @@ pub(super) fn shard_settings(config: &Config, passwords: Arc<Passwords>) -> Shar
                 config::ErrorConditions::Amqp => ErrorConditions::Amqp,
                 config::ErrorConditions::Qd => ErrorConditions::Qd,
             },
+            allow_resumable_link_route: config.router.allow_resumable_link_route,
             attach_timeout: ATTACH_TIMEOUT,
             linger: LINGER,
         },

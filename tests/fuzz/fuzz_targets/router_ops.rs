@@ -593,6 +593,7 @@ fn settings() -> RouterSettings {
         ],
         max_connections: 100,
         error_conditions: ErrorConditions::Amqp,
+        allow_resumable_link_route: true,
         attach_timeout: Duration::from_secs(15),
         linger: Duration::from_secs(30),
     }

@@ -3,7 +3,7 @@
 
 mod hearing;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use linkrouterd::amqp::value::Value;
 use linkrouterd::endpoint::outbox::ByteQueue;
@@ -102,6 +102,8 @@ pub(crate) struct Link {
 pub(crate) struct Session {
     pub(crate) remote: Option<u16>,
     pub(crate) end_sent: bool,
+    /// The router has ended it, and we have not answered.
+    pub(crate) is_ended: bool,
     pub(crate) next_outgoing: u32,
     /// Frames that the router lets us send.
     pub(crate) outgoing_window: u32,
@@ -112,6 +114,8 @@ pub(crate) struct Session {
     pub(crate) links: BTreeMap<u32, Link>,
     /// Our handle by the router's.
     handles: BTreeMap<u32, u32>,
+    /// Handles of the router's that it has detached before we answered the attach.
+    given_up: BTreeSet<u32>,
 }
 
 #[derive(Debug)]
@@ -223,6 +227,7 @@ impl Peer {
             Session {
                 remote: None,
                 end_sent: false,
+                is_ended: false,
                 next_outgoing: announces.first_transfer_id,
                 outgoing_window: 0,
                 next_incoming: None,
@@ -231,6 +236,7 @@ impl Peer {
                 expected_delivery: None,
                 links: BTreeMap::new(),
                 handles: BTreeMap::new(),
+                given_up: BTreeSet::new(),
             },
         );
     }
@@ -266,17 +272,17 @@ impl Peer {
         if is_sender {
             fields.push(uint(0));
         }
-        self.attach_frame(channel, fields);
+        self.say_attach(&Frame::new(channel, wire::ATTACH, fields));
     }
 
-    /// An attach with all its fields as a test wants them.
-    pub(crate) fn attach_frame(&mut self, channel: u16, fields: Vec<Value>) {
-        let attach = Frame::new(channel, wire::ATTACH, fields);
-        self.say(&attach);
-        let name = attach.text(0).expect("a name");
-        let (handle, is_sender) = (attach.uint(1).expect("a handle"), !attach.flag(2));
-        let link = self.session(channel).links.entry(handle).or_insert_with(|| Link {
-            name: name.into(),
+    /// An attach in a test's own words.
+    pub(crate) fn say_attach(&mut self, attach: &Frame) {
+        self.say(attach);
+        let handle = attach.uint(1).expect("a handle");
+        let is_sender = !attach.flag(2);
+        let links = &mut self.session(attach.channel).links;
+        let link = links.entry(handle).or_insert_with(|| Link {
+            name: attach.text(0).expect("a name").into(),
             is_sender,
             local: false,
             remote: None,

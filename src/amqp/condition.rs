@@ -12,6 +12,8 @@ pub const CONNECTION_FORCED: &str = "amqp:connection:forced";
 pub const FRAMING_ERROR: &str = "amqp:connection:framing-error";
 /// `amqp:decode-error`
 pub const DECODE_ERROR: &str = "amqp:decode-error";
+/// `amqp:frame-size-too-small`: the smallest form of what is to be said is larger than the peer's frames.
+pub const FRAME_SIZE_TOO_SMALL: &str = "amqp:frame-size-too-small";
 /// `amqp:internal-error`
 pub const INTERNAL_ERROR: &str = "amqp:internal-error";
 /// `amqp:invalid-field`

@@ -8,7 +8,7 @@ use super::handshake::SaslCredentials;
 use super::limits;
 use super::link::Link;
 use super::outbox::ByteQueue;
-use super::session::{Session, SessionState};
+use super::session::{AttachKind, Session, SessionState};
 use super::window::WindowSize;
 use super::{ConnectionError, SessionError, trace};
 use crate::amqp::deframer::Deframer;
@@ -304,6 +304,11 @@ impl Connection {
             Performative::Attach(_) if is_full => return Err(fault(SessionError::TooManyLinks)),
             Performative::Attach(attach) => {
                 let (handle, kind) = session.on_attach(&attach).map_err(fault)?;
+                if kind == AttachKind::Request
+                    && attach.name.len() + originate::REFUSING_ATTACH > self.remote_max_frame_size
+                {
+                    return Err(fault(SessionError::LinkNameTooLong));
+                }
                 Event::Attach {
                     channel,
                     handle,

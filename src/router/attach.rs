@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::connection::{Kind, index};
+use super::describe::{describe, excerpt};
 use super::pair::{Leg, LinkPair, SessionPair, SessionRef, Waiting, Way};
 use super::settings::{ConnectorId, Destination, Direction, ErrorConditions};
 use super::{ConnectionKey, Router};
@@ -128,21 +129,15 @@ impl Router {
 
     /// The route of an attach: by the target's address if the device sends, by the source's if it receives.
     fn decide(&mut self, attach: &Attach<'_>) -> Result<Decision, AmqpError> {
-        let malformed = |which: &str| AmqpError::new(condition::DECODE_ERROR, format!("malformed {which}"));
-        let source = attach
-            .source
-            .map(Terminus::parse)
-            .transpose()
-            .map_err(|_| malformed("source"))?;
-        let target = attach
-            .target
-            .map(Terminus::parse)
-            .transpose()
-            .map_err(|_| malformed("target"))?;
-        let (direction, terminus) = match attach.role {
-            Role::Sender => (Direction::In, target),
-            Role::Receiver => (Direction::Out, source),
+        // The other terminus is not this router's business, whatever it is.
+        let (direction, encoded, which) = match attach.role {
+            Role::Sender => (Direction::In, attach.target, "target"),
+            Role::Receiver => (Direction::Out, attach.source, "source"),
         };
+        let terminus = encoded
+            .map(Terminus::parse)
+            .transpose()
+            .map_err(|_| AmqpError::new(condition::DECODE_ERROR, format!("malformed {which}")))?;
         let address = terminus.and_then(|terminus| match terminus.kind {
             TerminusKind::Coordinator => Some(COORDINATOR),
             TerminusKind::Source | TerminusKind::Target => terminus.dynamic_address.or(terminus.address),
@@ -295,12 +290,13 @@ impl Router {
             Ok(handle) => handle,
             Err(error) => {
                 connector.names.remove(&(role, upstream_name));
-                let what = if error == SessionError::AttachTooLarge {
-                    "the attach is larger than the hub's frames"
+                return Err(if error == SessionError::FrameSizeTooSmall {
+                    let what = "the attach is larger than the hub's max-frame-size";
+                    AmqpError::new(error.condition(), what)
                 } else {
-                    "the hub allows no more links on a session"
-                };
-                return Err(AmqpError::new(condition::RESOURCE_LIMIT_EXCEEDED, what));
+                    let what = "the hub allows no more links on a session";
+                    AmqpError::new(condition::RESOURCE_LIMIT_EXCEEDED, what)
+                });
             }
         };
         let flow = match self.link_pairs.get_mut(index(number)) {
@@ -332,10 +328,38 @@ impl Router {
         if let Some((connection, channel, handle)) = self.link_end(number, Leg::Device)
             && let Some(entry) = self.entry_mut(connection)
         {
-            entry.connection.answer_attach(channel, handle, attach.tail);
+            let answered = entry.connection.answer_attach(channel, handle, attach.tail);
             self.wake(connection);
+            if let Err(error) = answered {
+                return self.refuse_answered(number, attach, error);
+            }
         }
         self.pump(pair, way);
+    }
+
+    /// The device cannot be told what the hub answered, so neither gets the link.
+    fn refuse_answered(&mut self, number: u32, answer: &Attach<'_>, error: SessionError) {
+        let error = AmqpError::new(
+            error.condition(),
+            "the hub's attach is larger than the device's max-frame-size, even without all that it can lose",
+        );
+        let device = self.link_end(number, Leg::Device);
+        let upstream = self.link_end(number, Leg::Upstream);
+        self.free_and_pump(number);
+        if let Some((connection, channel, handle)) = device {
+            // What was asked for is what the answer repeats.
+            let asked = Attach {
+                role: answer.role.other(),
+                ..*answer
+            };
+            self.refuse(connection, channel, handle, &asked, &error);
+        }
+        if let Some((connection, channel, handle)) = upstream
+            && let Some(entry) = self.entry_mut(connection)
+        {
+            entry.connection.detach_link(channel, handle, true, Some(&error));
+            self.wake(connection);
+        }
     }
 
     /// Answers an attach with a null terminus and a detach (AMQP 1.0 part 2, §2.6.3).
@@ -356,14 +380,27 @@ impl Router {
             error.condition,
             excerpt(&error.description)
         );
+        self.answer_refused(key, channel, handle, attach, Some(error));
+    }
+
+    fn answer_refused(
+        &mut self,
+        key: ConnectionKey,
+        channel: Channel,
+        handle: Handle,
+        attach: &Attach<'_>,
+        error: Option<&AmqpError>,
+    ) {
         let (source, target) = match attach.role {
             Role::Sender => (attach.source, None),
             Role::Receiver => (None, attach.target),
         };
-        entry
-            .connection
-            .refuse_attach(channel, handle, source, target, Some(error));
-        self.wake(key);
+        if let Some(entry) = self.entry_mut(key) {
+            entry
+                .connection
+                .refuse_attach(channel, handle, source, target, error);
+            self.wake(key);
+        }
     }
 
     // ---- attaches that wait --------------------------------------------------------------------------------------
@@ -508,18 +545,7 @@ impl Router {
         };
         match error {
             Some(error) => self.refuse(connection, channel, handle, &attach, error),
-            None => {
-                let (source, target) = match attach.role {
-                    Role::Sender => (attach.source, None),
-                    Role::Receiver => (None, attach.target),
-                };
-                if let Some(entry) = self.entry_mut(connection) {
-                    entry
-                        .connection
-                        .refuse_attach(channel, handle, source, target, None);
-                    self.wake(connection);
-                }
-            }
+            None => self.answer_refused(connection, channel, handle, &attach, None),
         }
     }
 
@@ -542,43 +568,4 @@ impl Router {
             connector.waiting.retain(|&other| other != number);
         }
     }
-}
-
-/// What a peer wrote, as log lines show it: not as long as a frame. (The log escapes control characters.)
-fn excerpt(text: &str) -> String {
-    text.chars().take(256).collect()
-}
-
-/// A terminus as log lines show it (qdrouterd 1.19).
-fn describe(encoded: Option<&[u8]>) -> String {
-    let Some(Ok(terminus)) = encoded.map(Terminus::parse) else {
-        return "{<none> expire:sess}".into();
-    };
-    if terminus.kind == TerminusKind::Coordinator {
-        return "{<coordinator>}".into();
-    }
-    let mut text = String::from("{");
-    if terminus.dynamic {
-        text.push_str("(dyn)");
-    }
-    match terminus.address {
-        Some(address) => text.push_str(&excerpt(address)),
-        None => text.push_str("<none>"),
-    }
-    text.push_str(match terminus.durable {
-        1 => " dur:config",
-        2 => " dur:deliveries",
-        _ => "",
-    });
-    text.push_str(match terminus.expiry_policy {
-        Some("link-detach") => " expire:link",
-        Some("connection-close") => " expire:conn",
-        Some("never") => "",
-        _ => " expire:sess",
-    });
-    if terminus.timeout > 0 {
-        text.push_str(&format!(" timeout:{}", terminus.timeout));
-    }
-    text.push('}');
-    text
 }

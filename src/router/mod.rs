@@ -35,6 +35,7 @@ mod connection;
 mod connector;
 mod control;
 mod delivery_map;
+mod describe;
 mod flow_control;
 mod loss;
 mod pair;

@@ -6,6 +6,7 @@
 mod back_pressure;
 mod hostile;
 mod peer;
+mod said;
 mod scenarios_attach;
 mod scenarios_connection;
 mod scenarios_detach;
@@ -13,6 +14,10 @@ mod scenarios_loss;
 mod scenarios_transfer;
 mod scenarios_two_hubs;
 mod simulation;
+mod tap;
+mod transparency;
 mod tunnel;
+#[path = "../codec/values.rs"]
+mod values;
 mod wire;
 mod world;

@@ -126,10 +126,7 @@ fn lose(fields: &mut [Cow<'_, [u8]>], place: usize) {
 }
 
 fn lose_unsettled(fields: &mut Vec<Cow<'_, [u8]>>) {
-    if fields
-        .get(place::UNSETTLED)
-        .is_none_or(|map| **map == [format::NULL])
-    {
+    if !fields.get(place::UNSETTLED).is_some_and(|map| has_entries(map)) {
         return;
     }
     lose(fields, place::UNSETTLED);
@@ -139,6 +136,12 @@ fn lose_unsettled(fields: &mut Vec<Cow<'_, [u8]>>) {
     if let Some(field) = fields.get_mut(place::INCOMPLETE_UNSETTLED) {
         *field = Cow::Borrowed(&[format::TRUE]);
     }
+}
+
+fn has_entries(map: &[u8]) -> bool {
+    let mut reader = Reader::new(map);
+    let count = reader.byte().and_then(|code| reader.compound(code));
+    count.is_ok_and(|(count, _)| count > 0)
 }
 
 /// Cuts the terminus that the answering end does not stand for down to its address.

@@ -4,6 +4,8 @@
 //! (`LINKROUTERD_SEED=n` replays one, `LINKROUTERD_SCHEDULES=n` changes their number).
 
 mod back_pressure;
+mod conformance_attach;
+mod conformance_small_frames;
 mod hostile;
 mod peer;
 mod said;

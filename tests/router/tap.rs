@@ -395,3 +395,112 @@ fn welcome(side: Side) -> Vec<u8> {
     bytes.extend(open("hub", side).bytes(Form::default()));
     bytes
 }
+
+// ---- links -------------------------------------------------------------------------------------------------------
+
+/// The device's handle of its sender, and of its receiver; the router uses the same, towards both.
+pub(crate) const UP: u32 = 0;
+pub(crate) const DOWN: u32 = 1;
+/// The hub's own handles are so much higher.
+pub(crate) const HUB_HANDLES: u32 = 10;
+
+/// The handle that an end uses for a link.
+pub(crate) fn handle(end: End, link: u32) -> u32 {
+    match end {
+        End::Device => link,
+        End::Hub => link + HUB_HANDLES,
+    }
+}
+
+/// A tap with a link each way, `up` and `down`, with 100 credits.
+pub(crate) fn linked(device: Side, hub: Side) -> Tap {
+    linked_with(crate::world::settings(), device, hub)
+}
+
+pub(crate) fn linked_with(settings: RouterSettings, device: Side, hub: Side) -> Tap {
+    let mut tap = Tap::new(settings, device, hub);
+    for (link, name, device_sends) in [(UP, "up", true), (DOWN, "down", false)] {
+        tap.link(link, name, device_sends);
+    }
+    tap
+}
+
+impl Tap {
+    /// Attaches a link of the device, answers it, and gives its sender 100 credits.
+    pub(crate) fn link(&mut self, link: u32, name: &str, device_sends: bool) {
+        let attach = attach(name, link, device_sends);
+        let heard = self.attach(&attach, Form::default());
+        self.answer(&heard, link);
+        assert_eq!(self.hear_one(End::Device).text(0).as_deref(), Some(name));
+        let receiver = if device_sends { End::Hub } else { End::Device };
+        self.flow(receiver, link, &[null(), uint(100)]);
+        assert_eq!(self.hear_one(receiver.other()).uint(6), Some(100));
+    }
+
+    /// The hub answers an attach with what was asked for.
+    pub(crate) fn answer(&mut self, heard: &Frame, link: u32) {
+        let mut answer = heard.clone();
+        answer.channel = self.channel(End::Hub);
+        let role = flag(!heard.flag(2));
+        for (place, field) in [(1, uint(handle(End::Hub, link))), (2, role)] {
+            if let Some(slot) = answer.fields.get_mut(place) {
+                *slot = field;
+            }
+        }
+        self.say(End::Hub, &answer);
+    }
+
+    /// A flow of a link, from its delivery-count on.
+    pub(crate) fn flow(&mut self, by: End, link: u32, tail: &[Vec<u8>]) {
+        let mut fields = vec![
+            uint(0),
+            uint(0x7fff_ffff),
+            uint(0),
+            uint(u32::MAX),
+            uint(handle(by, link)),
+        ];
+        fields.extend(tail.iter().cloned());
+        self.say(by, &Frame::new(self.channel(by), wire::FLOW, fields));
+    }
+
+    /// A transfer of a link, from its delivery-id on.
+    pub(crate) fn transfer(&mut self, by: End, link: u32, tail: &[Vec<u8>], payload: &[u8]) {
+        let mut fields = vec![uint(handle(by, link))];
+        fields.extend(tail.iter().cloned());
+        let frame = Frame::new(self.channel(by), wire::TRANSFER, fields).with_payload(payload);
+        self.say(by, &frame);
+    }
+
+    /// Frames other than the router's own refreshing of its window.
+    pub(crate) fn hear_links(&mut self, end: End) -> Vec<Frame> {
+        let mut frames = self.hear(end);
+        frames.retain(|frame| frame.code != wire::FLOW || frame.raw(4) != NULL);
+        frames
+    }
+}
+
+/// An attach of the device.
+pub(crate) fn attach(name: &str, handle: u32, is_sender: bool) -> Frame {
+    let (source, target) = match is_sender {
+        true => ("here", "devices/d1/events"),
+        false => ("devices/d1/commands", "here"),
+    };
+    let fields = vec![
+        string(name),
+        uint(handle),
+        flag(!is_sender),
+        null(),
+        null(),
+        encoded(&wire::terminus(0x28, source)),
+        encoded(&wire::terminus(0x29, target)),
+    ];
+    Frame::new(0, wire::ATTACH, fields)
+}
+
+pub(crate) fn binary(bytes: &[u8]) -> Vec<u8> {
+    encoded(&Value::Binary(bytes.to_vec()))
+}
+
+pub(crate) fn symbol(text: &str) -> Vec<u8> {
+    encoded(&wire::symbol(text))
+}

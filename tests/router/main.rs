@@ -5,6 +5,7 @@
 
 mod back_pressure;
 mod conformance_attach;
+mod conformance_flow;
 mod conformance_small_frames;
 mod hostile;
 mod peer;

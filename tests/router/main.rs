@@ -7,6 +7,7 @@ mod back_pressure;
 mod conformance_attach;
 mod conformance_flow;
 mod conformance_small_frames;
+mod conformance_transfer;
 mod hostile;
 mod peer;
 mod said;

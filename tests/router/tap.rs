@@ -310,6 +310,14 @@ impl Tap {
         }
     }
 
+    /// The hub's transport breaks.
+    pub(crate) fn lose_hub(&mut self) {
+        let key = self.hub.take().expect("a hub");
+        self.router
+            .transport_lost(key, "Connection reset by peer", self.now);
+        self.settle();
+    }
+
     /// All frames that have come to an end since it was last asked.
     pub(crate) fn hear(&mut self, end: End) -> Vec<Frame> {
         let heard = match end {

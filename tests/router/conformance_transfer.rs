@@ -122,15 +122,14 @@ fn d25_a_tag_that_no_frame_of_the_receiver_holds_costs_its_link_alone() {
 fn settled_is_carried_on_whichever_frame_it_is() {
     for (link, sender) in LINKS {
         let mut tap = tap();
-        let mut id = 0;
-        for settled in [
+        for (id, settled) in (0..).zip([
             [None, None, Some(true)],
             [None, Some(true), None],
             [Some(true), None, None],
             [Some(true), Some(true), Some(true)],
             [Some(false), Some(false), Some(true)],
             [Some(false), None, None],
-        ] {
+        ]) {
             for (place, settled) in settled.iter().enumerate() {
                 let settled = settled.map_or_else(null, flag);
                 let number = if place == 0 { uint(id) } else { null() };
@@ -143,7 +142,6 @@ fn settled_is_carried_on_whichever_frame_it_is() {
                     b"part",
                 );
             }
-            id += 1;
         }
     }
 }

@@ -10,6 +10,7 @@ mod conformance_small_frames;
 mod conformance_transfer;
 mod hostile;
 mod peer;
+mod regressions_transfer;
 mod said;
 mod scenarios_attach;
 mod scenarios_connection;

@@ -88,16 +88,31 @@ pub(crate) fn form() -> impl Strategy<Value = Form> {
     (any::<bool>(), descriptor).prop_map(|(is_wide, descriptor)| Form { is_wide, descriptor })
 }
 
-/// A source or target that is routed: its address is given, everything else is not.
+/// A source or target that is routed: by its address, or by the one in the properties of its dynamic node. Everything
+/// else is as it happens to be.
 fn terminus(code: u64, address: &'static str) -> BoxedStrategy<Vec<u8>> {
+    prop_oneof![2 => a_terminus(code, address, false), 1 => a_terminus(code, address, true)].boxed()
+}
+
+fn a_terminus(code: u64, address: &'static str, is_dynamic: bool) -> BoxedStrategy<Vec<u8>> {
+    let by_properties = (vec((value(), value()), 0..3), any::<u64>()).prop_map(move |(mut entries, seed)| {
+        let key = Value::Symbol("x-opt-qd.address".into());
+        entries.insert(0, (key, Value::String(address.into())));
+        encoding(&Value::Map(entries), seed)
+    });
+    let (address, dynamic, properties) = match is_dynamic {
+        true => (null(), Just(flag(true)).boxed(), by_properties.boxed()),
+        false => (string(address), field(Just(Value::Boolean(false))), a_map()),
+    };
     let mut all = vec![
-        Just(string(address)).boxed(),
+        Just(address).boxed(),
         a_uint(),
         field("[a-z-]{1,20}".prop_map(Value::Symbol)),
         a_uint(),
-        a_flag(),
-        a_map(),
+        dynamic,
+        properties,
     ];
+    let least = if is_dynamic { all.len() } else { 1 };
     if code == 0x28 {
         all.push(field("[a-z]{1,8}".prop_map(Value::Symbol)));
         all.push(a_map());
@@ -105,7 +120,7 @@ fn terminus(code: u64, address: &'static str) -> BoxedStrategy<Vec<u8>> {
         all.push(symbols());
     }
     all.push(symbols());
-    (fields(1, all), form())
+    (fields(least, all), form())
         .prop_map(move |(fields, form)| {
             let mut out = vec![0x00];
             match form.descriptor {

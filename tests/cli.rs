@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{Pid, User, geteuid};
+use nix::unistd::{Pid, User, geteuid, mkfifo};
 use tempfile::TempDir;
 
 /// Longest wait for anything; only a failing test waits that long.
@@ -365,7 +366,8 @@ fn hangup_breaks_nothing() {
     let address = bound_address(&daemon.line_with("(notice) Listening on "));
     for _ in 0..2 {
         daemon.send(Signal::SIGHUP);
-        daemon.line_with("MAIN (notice) ");
+        daemon.line_with("MAIN (notice) SIGHUP: reading ");
+        daemon.line_with("SERVER (notice) Configuration reloaded: 0 routes; ");
     }
     TcpStream::connect(&address).expect("it still listens");
     daemon.send(Signal::SIGTERM);
@@ -489,10 +491,27 @@ fn background() {
         "linkrouterd"
     );
 
+    // SIGHUP finds the file again, though its name was relative and the daemon's directory is another; and it opens the
+    // log anew, which is a pipe now.
+    fs::remove_file(site.path("log")).expect("a log");
+    mkfifo(&site.path("log"), Mode::S_IRWXU).expect("a pipe");
+    kill(daemon.pid, Signal::SIGHUP).expect("it is alive");
+    let (sender, lines) = channel();
+    let pipe = site.path("log");
+    std::thread::spawn(move || {
+        for line in BufReader::new(File::open(pipe).expect("a pipe")).lines() {
+            let _ = sender.send(line.expect("text"));
+        }
+    });
+    let wait_for = |part: &str| {
+        while !lines.recv_timeout(PATIENCE).expect(part).contains(part) {}
+    };
+    wait_for("SERVER (notice) Configuration reloaded: ");
+
     let pid = daemon.pid;
     assert_eq!(daemon.stop(), WaitStatus::Exited(pid, 0));
     assert!(!site.path("pid").exists());
-    assert!(site.log().contains("SERVER (notice) Shut Down"));
+    wait_for("SERVER (notice) Shut Down");
 }
 
 #[test]

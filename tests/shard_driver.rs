@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use linkrouterd::router::settings::{
-    ConnectorRole, ConnectorSettings, ErrorConditions, ListenerRole, ListenerSettings, PeerLimits,
+    ConnectorRole, ConnectorSettings, ErrorConditions, HostPort, ListenerRole, ListenerSettings, PeerLimits,
     RouterSettings,
 };
 use linkrouterd::shard::dial::DialSettings;
@@ -51,6 +51,7 @@ fn settings() -> ShardSettings {
                 limits: LIMITS,
                 handshake_timeout: Duration::ZERO,
                 sasl_mechanisms: vec!["ANONYMOUS".to_owned()],
+                failover: Vec::new(),
             }],
             connectors: Vec::new(),
             routes: Vec::new(),
@@ -72,8 +73,14 @@ fn settings() -> ShardSettings {
 fn with_hub(mut settings: ShardSettings, hub: SocketAddr, tls: Option<TlsSettings>) -> ShardSettings {
     settings.router.connectors.push(ConnectorSettings {
         name: "HUB".to_owned(),
-        address: hub.to_string(),
-        hostname: "hub.test".to_owned(),
+        host: HostPort {
+            host: hub.ip().to_string(),
+            port: hub.port(),
+        },
+        failover: Vec::new(),
+        server_name: Some("localhost".to_owned()),
+        believes_failover_list: true,
+        uses_tls: tls.is_some(),
         role: ConnectorRole::Persistent,
         role_name: "route-container".to_owned(),
         limits: LIMITS,

@@ -37,6 +37,8 @@ pub struct Router {
     pub line: u32,
     /// container-id of every open that we send.
     pub id: String,
+    /// Line of the attribute that gives it; `None`: it is made up, and another at each reading.
+    pub id_line: Option<u32>,
     /// Log time stamps in UTC instead of local time.
     pub timestamps_in_utc: bool,
     /// strftime format of log time stamps, in which `%%06lu` stands for the microseconds.
@@ -105,6 +107,19 @@ pub struct Listener {
     pub initial_handshake_timeout: Option<Duration>,
     /// Mechanisms to offer, in order; never empty.
     pub sasl_mechanisms: Vec<String>,
+    /// Hosts to announce to devices.
+    pub failover: Vec<FailoverUrl>,
+}
+
+/// A host of attribute `failoverUrls`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailoverUrl {
+    /// Host name or address without brackets.
+    pub host: String,
+    /// `None`: not given.
+    pub port: Option<u16>,
+    /// Whether the scheme is `amqps`; `None`: there is none.
+    pub tls: Option<bool>,
 }
 
 /// Attribute `role` of a connector.
@@ -136,17 +151,21 @@ pub struct Connector {
     pub line: u32,
     /// As given, or `connector/HOST:PORT`.
     pub name: String,
-    /// Host name or address without brackets: for the dial, SNI, the certificate's name and `open.hostname`.
+    /// Host name or address without brackets.
     pub host: String,
     /// Never 0.
     pub port: u16,
+    /// The name for SNI, the certificate and `open.hostname`; `None`: that of the host dialed.
+    pub server_name: Option<String>,
+    /// Hosts that stand in for it.
+    pub failover: Vec<FailoverUrl>,
     /// `None`: whatever the host resolves to.
     pub family: Option<AddressFamily>,
     /// When to connect.
     pub role: ConnectorRole,
     /// Name of an entry of [`Config::ssl_profiles`]; `None`: no TLS.
     pub ssl_profile: Option<String>,
-    /// Whether the certificate must be for [`host`](Connector::host). The chain is verified in any case.
+    /// Whether the certificate must be for the name of the server. The chain is verified in any case.
     pub verify_hostname: bool,
     /// Mechanisms allowed, in order, only such as we know; empty allows all of them.
     pub sasl_mechanisms: Vec<String>,

@@ -57,7 +57,6 @@ const DIRECTION: Kind = one_of(&["in", "out"], &[]);
 
 const NO_CYRUS: &str = "SASL is built in and reads no Cyrus SASL configuration";
 const NO_DUMP: &str = "no debug dump is written";
-const NO_FAILOVER: &str = "no failover list is announced to devices";
 const NO_HTTP: &str = "there is no HTTP or WebSocket server: this listener is not opened";
 const NO_MESSAGE_LOG: &str = "the content of messages is never logged";
 const NO_MESSAGE_ROUTING: &str =
@@ -147,7 +146,7 @@ const LISTENER: &[Attribute] = &[
     accepted("stripAnnotations", STRIP, "both"),
     accepted("linkCapacity", COUNT, "250"),
     run("multiTenant", Kind::Boolean, "no"),
-    ignored("failoverUrls", Kind::Text, "", NO_FAILOVER).old(&["failoverList"]),
+    run("failoverUrls", Kind::Text, "").old(&["failoverList"]),
     accepted("healthz", Kind::Boolean, "yes"),
     accepted("metrics", Kind::Boolean, "yes"),
     accepted("websockets", Kind::Boolean, "yes"),
@@ -187,6 +186,7 @@ const CONNECTOR: &[Attribute] = &[
     run("idleTimeoutSeconds", SECONDS, "16"),
     accepted("stripAnnotations", STRIP, "both"),
     accepted("linkCapacity", COUNT, "250"),
+    run("serverName", Kind::Text, ""),
     run("verifyHostname", Kind::Boolean, "yes").old(&["verifyHostName"]),
     run("saslUsername", Kind::Text, ""),
     run("saslPassword", Kind::Secret { literal: false }, ""),
@@ -194,7 +194,7 @@ const CONNECTOR: &[Attribute] = &[
     accepted("policyVhost", Kind::Text, ""),
     ignored("openProperties", Kind::Map, "", NO_OPEN_PROPERTIES),
     ignored("trustedCertsFile", Kind::Path, "", NO_TRUSTED_CERTS).old(&["trustedCerts"]),
-    read_only("failoverUrls").old(&["failoverList"]),
+    run("failoverUrls", Kind::Text, "").old(&["failoverList"]),
     read_only("connectionStatus"),
     read_only("connectionMsg"),
     run("addrPort", Kind::Text, ""),

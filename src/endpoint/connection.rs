@@ -13,6 +13,7 @@ use super::window::WindowSize;
 use super::{ConnectionError, SessionError, trace};
 use crate::amqp::deframer::Deframer;
 use crate::amqp::display::Unit;
+use crate::amqp::failover::FailoverServer;
 use crate::amqp::frame::{Frame, FrameType, HEARTBEAT, MIN_MAX_FRAME_SIZE};
 use crate::amqp::header::ProtocolHeader;
 use crate::amqp::originate;
@@ -35,6 +36,8 @@ pub struct Announce {
     pub session_window: WindowSize,
     /// Silence after which the peer is gone; half of it is announced.
     pub idle_timeout: Option<Duration>,
+    /// `failover-server-list` of the open's properties; left out for a peer whose frames it does not fit.
+    pub failover: Vec<FailoverServer>,
 }
 
 /// Who speaks first.
@@ -301,9 +304,8 @@ impl Connection {
                 disposition,
                 body,
             },
-            Performative::Attach(_) if is_full => return Err(fault(SessionError::TooManyLinks)),
             Performative::Attach(attach) => {
-                let (handle, kind) = session.on_attach(&attach).map_err(fault)?;
+                let (handle, kind) = session.on_attach(&attach, is_full).map_err(fault)?;
                 if kind == AttachKind::Request
                     && attach.name.len() + originate::REFUSING_ATTACH > self.remote_max_frame_size
                 {

@@ -27,20 +27,27 @@ impl Connection {
         let announce = Arc::clone(&self.announce);
         let number = i32::try_from(self.number).unwrap_or(i32::MAX);
         self.open_sent = true;
+        let limit = self.remote_max_frame_size;
+        let mut fields = OpenFields {
+            container_id: &announce.container_id,
+            hostname: announce.hostname.as_deref(),
+            max_frame_size: announce.max_frame_size,
+            channel_max: announce.channel_max,
+            idle_time_out: announce
+                .idle_timeout
+                .map(|timeout| u32::try_from(timeout.as_millis() / 2).unwrap_or(u32::MAX)),
+            connection_number: number,
+            failover: &announce.failover,
+        };
         self.emit(|out| {
-            originate::write_open(
-                out,
-                &OpenFields {
-                    container_id: &announce.container_id,
-                    hostname: announce.hostname.as_deref(),
-                    max_frame_size: announce.max_frame_size,
-                    channel_max: announce.channel_max,
-                    idle_time_out: announce
-                        .idle_timeout
-                        .map(|timeout| u32::try_from(timeout.as_millis() / 2).unwrap_or(u32::MAX)),
-                    connection_number: number,
-                },
-            );
+            let start = out.len();
+            originate::write_open(out, &fields);
+            if out.len() - start > limit && !fields.failover.is_empty() {
+                // The peer takes only small frames: the one thing that it can do without.
+                out.truncate(start);
+                fields.failover = &[];
+                originate::write_open(out, &fields);
+            }
         });
     }
 

@@ -75,7 +75,11 @@ impl Session {
     }
 
     /// An attach from the peer: the answer to one of ours, or a link of its own. Returns our handle.
-    pub(super) fn on_attach(&mut self, attach: &Attach<'_>) -> Result<(Handle, AttachKind), SessionError> {
+    pub(super) fn on_attach(
+        &mut self,
+        attach: &Attach<'_>,
+        is_full: bool,
+    ) -> Result<(Handle, AttachKind), SessionError> {
         let Some(index) = index(attach.handle).filter(|_| attach.handle.0 <= limits::HANDLE_MAX) else {
             return Err(SessionError::HandleMax(attach.handle));
         };
@@ -103,6 +107,7 @@ impl Session {
         let (handle, kind) = match answered {
             Some((_, handle)) => (handle, AttachKind::Answer),
             None if is_taken => return Err(SessionError::LinkNameInUse),
+            None if is_full => return Err(SessionError::TooManyLinks),
             None => (self.add_link(attach.name, role)?, AttachKind::Request),
         };
         if let Some(link) = self.link_mut(handle) {

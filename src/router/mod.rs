@@ -5,7 +5,7 @@
 //! Inputs ([`accepted`](Router::accepted), [`dialed`](Router::dialed), [`dial_failed`](Router::dial_failed),
 //! [`handle_input`](Router::handle_input), [`handle_eof`](Router::handle_eof),
 //! [`transport_lost`](Router::transport_lost), [`transmitted`](Router::transmitted),
-//! [`handle_timeout`](Router::handle_timeout)) take `now` and never fail: a protocol error becomes bytes to send and
+//! [`handle_timeout`](Router::handle_timeout), [`reconfigure`](Router::reconfigure)) take `now` and never fail: a protocol error becomes bytes to send and
 //! a changed [`TransportState`]. After any input the driver calls [`poll_action`](Router::poll_action) until it
 //! yields nothing, and re-arms its one timer from [`poll_timeout`](Router::poll_timeout).
 //!
@@ -35,17 +35,20 @@ mod connection;
 mod connector;
 mod control;
 mod delivery_map;
+mod failover;
 mod flow_control;
 mod loss;
 mod pair;
 mod pattern;
 mod prefix;
+mod reload;
 mod route;
 pub mod settings;
 mod snapshot;
 mod table;
 mod timer;
 mod transfer;
+mod upstream;
 mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -61,8 +64,9 @@ use crate::endpoint::event::{Event, Fault};
 use connection::{Entry, Kind};
 use connector::{Connector, State};
 use pair::{LinkPair, SessionPair};
-use settings::{ConnectorId, ListenerId, ListenerRole, RouterSettings};
-pub use snapshot::Snapshot;
+pub use reload::Reloaded;
+use settings::{ConnectorId, HostPort, ListenerId, ListenerRole, RouterSettings};
+pub use snapshot::{ConnectorReport, ConnectorStatus, Snapshot};
 use table::LinkRouteTable;
 use timer::{Owner, Timers};
 
@@ -85,7 +89,8 @@ impl ConnectionKey {
 pub enum Action {
     /// Look at this connection again: bytes to write, reading allowed again, or its state changed.
     Wake(ConnectionKey),
-    /// Resolve, connect, and for a TLS connector shake hands; then call `dialed` or `dial_failed`, once.
+    /// Resolve, connect, and for a TLS connector shake hands ([`Router::dial_target`] says with whom); then call `dialed`
+    /// or `dial_failed`, once.
     Dial(ConnectorId),
 }
 
@@ -109,6 +114,17 @@ pub struct TransportInfo {
     pub tls: Option<String>,
 }
 
+/// Whom to dial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DialTarget {
+    /// Where.
+    pub host: HostPort,
+    /// Whom we expect there: for SNI and the name in the certificate.
+    pub server_name: String,
+    /// TCP and TLS together may take this long.
+    pub limit: Duration,
+}
+
 /// The router of one shard.
 #[derive(Debug)]
 pub struct Router {
@@ -117,8 +133,10 @@ pub struct Router {
     listeners: Vec<(Arc<Side>, Arc<Announce>)>,
     /// By a number that is never used again, so that a dial of one that has gone is told from its successor's.
     connectors: BTreeMap<ConnectorId, Connector>,
-    /// The number of the next broker that connects to us.
+    /// The number of the next connector, or broker that connects to us.
     next_connector: usize,
+    /// Keys the connectors' jitter, so that two gateways do not return at once.
+    random: RandomState,
     routes: LinkRouteTable,
     connections: Slab<Entry>,
     session_pairs: Slab<SessionPair>,
@@ -132,8 +150,6 @@ pub struct Router {
     link_number: u64,
     /// Accepted connections, against `maxConnections`.
     devices: usize,
-    /// Turns with each attach that several connectors could serve.
-    rotation: usize,
     /// Bytes parked on their way to hubs, and devices that wait for them to become fewer.
     parked_total: usize,
     parked_readers: Vec<ConnectionKey>,
@@ -151,14 +167,6 @@ pub struct Router {
 impl Router {
     /// A router with no connections. Persistent connectors ask to be dialed at once ([`Action::Dial`]).
     pub fn new(settings: RouterSettings, now: Instant) -> Self {
-        let random = RandomState::new();
-        let connectors = (0..)
-            .zip(&settings.connectors)
-            .map(|(index, connector)| {
-                let connector = Connector::new(connector.clone(), random.hash_one(index));
-                (ConnectorId(index), connector)
-            })
-            .collect();
         let listeners = settings
             .listeners
             .iter()
@@ -167,8 +175,9 @@ impl Router {
         let routes = LinkRouteTable::new(settings.routes.clone());
         let mut router = Router {
             listeners,
-            connectors,
-            next_connector: settings.connectors.len(),
+            connectors: BTreeMap::new(),
+            next_connector: 0,
+            random: RandomState::new(),
             routes,
             settings,
             connections: Slab::new(),
@@ -180,7 +189,6 @@ impl Router {
             connection_number: 0,
             link_number: 0,
             devices: 0,
-            rotation: 0,
             parked_total: 0,
             parked_readers: Vec::new(),
             held_total: 0,
@@ -189,12 +197,23 @@ impl Router {
             now,
             ranges: Vec::new(),
         };
-        for id in router.connectors.keys().copied().collect::<Vec<_>>() {
-            if router.connectors.get(&id).is_some_and(Connector::is_persistent) {
-                router.want(id, now);
-            }
+        for connector in router.settings.connectors.clone() {
+            let id = router.add_connector(connector);
+            router.want_if_needed(id, now);
         }
         router
+    }
+
+    const fn next_connector(&mut self) -> ConnectorId {
+        self.next_connector += 1;
+        ConnectorId(self.next_connector - 1)
+    }
+
+    fn add_connector(&mut self, settings: settings::ConnectorSettings) -> ConnectorId {
+        let id = self.next_connector();
+        let connector = Connector::new(settings, self.random.hash_one(id));
+        self.connectors.insert(id, connector);
+        id
     }
 
     // ---- inputs --------------------------------------------------------------------------------------------------
@@ -223,10 +242,7 @@ impl Router {
         let (address, handshake) = (settings.address.clone(), settings.handshake_timeout);
         let kind = match settings.role {
             ListenerRole::Normal => Kind::Device(listener),
-            ListenerRole::RouteContainer => {
-                self.next_connector += 1;
-                Kind::Broker(listener, ConnectorId(self.next_connector - 1))
-            }
+            ListenerRole::RouteContainer => Kind::Broker(listener, self.next_connector()),
         };
         self.connection_number += 1;
         self.devices += 1;
@@ -247,10 +263,13 @@ impl Router {
         if self.is_shutting_down || entry.state != State::Dialing {
             return None;
         }
-        let (side, announce) = connection::connector(&self.settings, &entry.settings);
+        let (side, announce) = connection::connector(&self.settings, entry);
         let handshake = entry.settings.dial_timeout;
+        let host = entry.hosts.current().to_string();
         let connection = Connection::new(entry.number, side, announce, Some(handshake), now);
-        let key = self.insert(Entry::new(connection, Kind::Upstream(connector), transport));
+        let mut entry = Entry::new(connection, Kind::Upstream(connector), transport);
+        entry.host = host.into();
+        let key = self.insert(entry);
         if let Some(connector) = self.connectors.get_mut(&connector) {
             connector.state = State::Opening(key);
         }
@@ -264,17 +283,15 @@ impl Router {
         let Some(entry) = self.connectors.get_mut(&connector) else {
             return;
         };
-        if let Some(again) = entry.is_news(reason, now) {
-            tracing::warn!(
-                target: "SERVER",
-                "[C{}] Connection to {} failed: {reason}{again}",
-                entry.number,
-                entry.settings.address
-            );
+        if entry.state != State::Dialing {
+            return;
+        }
+        if let Some(line) = entry.complain(&format!("failed: {reason}"), now) {
+            tracing::warn!(target: "SERVER", "[C{}] {line}", entry.number);
         }
         self.move_waiting_from(connector, now);
         if let Some(entry) = self.connectors.get_mut(&connector) {
-            entry.lost(false, now);
+            entry.lost(now);
         }
         self.arm_connector(connector);
     }
@@ -298,6 +315,7 @@ impl Router {
             entry.is_awake = false;
             entry.connection.put_back(deframer);
         }
+        self.check_outbox(key);
         self.arm(key);
     }
 
@@ -401,6 +419,12 @@ impl Router {
         };
         // Devices first: their detaches and ends towards the hub go out before the hub's close.
         let (devices, hubs): (Vec<_>, Vec<_>) = keys.into_iter().partition(|&key| is_device(self, key));
+        for connector in self.connectors.values_mut() {
+            match connector.connection() {
+                Some(key) => connector.closing(key),
+                None => connector.state = State::Idle,
+            }
+        }
         for key in devices.into_iter().chain(hubs) {
             let Some(entry) = self.entry(key) else { continue };
             tracing::info!(target: "SERVER", "[C{}] Closing connection on shutdown", entry.connection.number);
@@ -419,13 +443,17 @@ impl Router {
         self.connections.is_empty()
     }
 
-    /// How long a dial of this connector may take in all.
-    pub fn dial_timeout(&self, connector: ConnectorId) -> Duration {
-        self.connectors
+    /// Whom [`Action::Dial`] means. `None`: nobody any more.
+    pub fn dial_target(&self, connector: ConnectorId) -> Option<DialTarget> {
+        let connector = self
+            .connectors
             .get(&connector)
-            .map_or(Duration::from_secs(30), |connector| {
-                connector.settings.dial_timeout
-            })
+            .filter(|connector| connector.state == State::Dialing)?;
+        Some(DialTarget {
+            host: connector.hosts.current().clone(),
+            server_name: connector.server_name().to_owned(),
+            limit: connector.dial_limit(),
+        })
     }
 
     // ---- dispatch ------------------------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
-//! What the router is told at start: the settings of listeners, connectors and routes, already checked.
+//! What the router is told at start and at a reload: the settings of listeners, connectors and routes, already checked.
 //!
 //! `daemon::build` makes them from the configuration; nothing here knows the file's dialects.
 
 use std::fmt;
 use std::time::Duration;
+
+use crate::amqp::failover::FailoverServer;
 
 /// Index of a listener in [`RouterSettings::listeners`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,6 +15,25 @@ pub struct ListenerId(pub usize);
 /// file order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectorId(pub usize);
+
+/// Where a peer is reached. Shown as `HOST:PORT`, an IPv6 address in brackets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    /// Host name or address, without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
 
 /// A value that never shows itself in a log or a debug print.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -68,7 +89,7 @@ pub enum ListenerRole {
 }
 
 /// One `listener` section.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerSettings {
     /// Its name, `listener/HOST:PORT` when the file gives none.
     pub name: String,
@@ -86,6 +107,8 @@ pub struct ListenerSettings {
     pub handshake_timeout: Duration,
     /// SASL mechanisms offered, in order. Known: `ANONYMOUS`, `MSSBCBS`.
     pub sasl_mechanisms: Vec<String>,
+    /// Hosts that devices are told of, to go to when we are gone.
+    pub failover: Vec<FailoverServer>,
 }
 
 /// When a connector dials.
@@ -99,15 +122,21 @@ pub enum ConnectorRole {
     Accepted,
 }
 
-/// One `connector` section.
-#[derive(Clone, Debug)]
+/// One `connector` section. Equal settings are one connection that need not be made again.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectorSettings {
     /// Its name, `connector/HOST:PORT` when the file gives none.
     pub name: String,
-    /// `HOST:PORT` as configured, for log lines.
-    pub address: String,
-    /// `open.hostname`: the host as configured.
-    pub hostname: String,
+    /// The hub.
+    pub host: HostPort,
+    /// Hosts that stand in for it, in order.
+    pub failover: Vec<HostPort>,
+    /// The name that every one of these hosts is known by, for TLS and `open.hostname`; `None`: its own.
+    pub server_name: Option<String>,
+    /// Whether the hosts that a hub announces in its open are dialed, too.
+    pub believes_failover_list: bool,
+    /// Whether the transport is encrypted; an announced host that wants it otherwise is passed over.
+    pub uses_tls: bool,
     /// When to dial.
     pub role: ConnectorRole,
     /// The role's name as the file spells it, for log lines.

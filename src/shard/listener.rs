@@ -39,6 +39,13 @@ pub struct ListenSettings {
     pub family: AddressFamily,
 }
 
+impl ListenSettings {
+    /// Whether both mean the same sockets.
+    pub fn is_same_socket(&self, other: &ListenSettings) -> bool {
+        (&self.host, self.port, self.family) == (&other.host, other.port, other.family)
+    }
+}
+
 /// Opens the sockets of one listener: at least one, more if its name has several addresses. They share one port.
 pub(super) fn bind(settings: &ListenSettings) -> io::Result<Vec<StdListener>> {
     let addresses = addresses(settings)?;

@@ -28,7 +28,7 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-use tracing::warn;
+use tracing::{error, info, warn};
 
 use crate::router::Router;
 use crate::router::settings::{ListenerId, RouterSettings};
@@ -83,10 +83,28 @@ pub struct ShardSettings {
 }
 
 /// What a running shard can be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Command {
+    /// Go on with these settings ([`Router::reconfigure`]). Their listeners are those that are open, in the same order;
+    /// settings for which that is not so are refused with a line in the log.
+    Reload(Box<ShardSettings>),
     /// Close everything properly and return. So does the end of all senders.
     Shutdown,
+}
+
+impl ShardSettings {
+    /// Whether the lists go together.
+    fn check(&self) -> Result<(), ShardError> {
+        let listeners = self.router.listeners.len().abs_diff(self.listeners.len());
+        let connectors = self.router.connectors.len().abs_diff(self.connectors.len());
+        if listeners + connectors > 0 {
+            return Err(ShardError::Mismatch {
+                listeners,
+                connectors,
+            });
+        }
+        Ok(())
+    }
 }
 
 /// Why a shard cannot start.
@@ -137,15 +155,8 @@ impl Shard {
     /// [`ShardError::Listen`] for the first one that cannot be opened, [`ShardError::Mismatch`] if the lists of
     /// `settings` differ in length.
     pub fn bind(settings: ShardSettings) -> Result<Shard, ShardError> {
+        settings.check()?;
         let router = &settings.router;
-        let listeners = router.listeners.len().abs_diff(settings.listeners.len());
-        let connectors = router.connectors.len().abs_diff(settings.connectors.len());
-        if listeners + connectors > 0 {
-            return Err(ShardError::Mismatch {
-                listeners,
-                connectors,
-            });
-        }
         let mut bound = Vec::new();
         for (index, (listener, listen)) in router.listeners.iter().zip(&settings.listeners).enumerate() {
             let failed = |source| ShardError::Listen {
@@ -195,14 +206,15 @@ impl Shard {
             })?;
             listeners.push((listener, socket));
         }
+        let open = settings.listeners.len();
         let turn = Rc::new(Turn::new(
             Router::new(settings.router, turn::now()),
             settings.connectors,
         ));
         let mut tasks = Tasks::spawn(&turn, listeners);
 
-        match commands.recv().await {
-            Some(Command::Shutdown) | None => {}
+        while let Some(Command::Reload(settings)) = commands.recv().await {
+            reload(&turn, open, *settings);
         }
         tasks.stop_accepting().await;
         turn.stop_dialing();
@@ -220,6 +232,29 @@ impl Shard {
         turn.stop();
         Ok(())
     }
+}
+
+fn reload(turn: &Rc<Turn>, open: usize, settings: ShardSettings) {
+    let fault = match settings.check() {
+        Ok(()) if settings.listeners.len() == open => None,
+        Ok(()) => Some("listeners cannot come or go while they are open".to_owned()),
+        Err(error) => Some(error.to_string()),
+    };
+    if let Some(fault) = fault {
+        error!(target: "SERVER", "Configuration not taken over: {fault}");
+        return;
+    }
+    let reloaded = turn.reconfigure(settings);
+    info!(
+        target: "SERVER",
+        severity = "notice",
+        "Configuration reloaded: {} routes; connectors: {} unchanged, {} changed, {} added, {} removed",
+        reloaded.routes,
+        reloaded.unchanged,
+        reloaded.changed,
+        reloaded.added,
+        reloaded.removed
+    );
 }
 
 /// The tasks that live as long as the shard; they end with this value.

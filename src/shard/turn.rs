@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use super::ShardSettings;
 use super::dial::{self, DialSettings, Transport};
 use super::driver::Driver;
 use crate::router::settings::ConnectorId;
-use crate::router::{Action, ConnectionKey, Router};
+use crate::router::{Action, ConnectionKey, Reloaded, Router};
 
 /// Size of the buffer that every connection reads into.
 const READ_BUFFER: usize = 64 * 1024;
@@ -108,6 +109,26 @@ impl Turn {
         }
     }
 
+    /// Takes over other settings, which [`ShardSettings::check`] has passed; sockets and connections that are the same
+    /// in them stay.
+    pub(super) fn reconfigure(self: &Rc<Self>, settings: ShardSettings) -> Reloaded {
+        self.enter(|core, now| {
+            let mut connectors = self.connectors.borrow_mut();
+            let is_same_way = |id, position: usize| connectors.get(&id) == settings.connectors.get(position);
+            let reloaded = core.router.reconfigure(settings.router, is_same_way, now);
+            let ids = reloaded.connectors.iter().copied();
+            *connectors = ids.zip(settings.connectors).collect();
+            self.dials.borrow_mut().retain(|id, dial| {
+                let is_wanted = connectors.contains_key(id);
+                if !is_wanted {
+                    dial.abort();
+                }
+                is_wanted
+            });
+            reloaded
+        })
+    }
+
     fn start_dial(self: &Rc<Self>, connector: ConnectorId) {
         let task = tokio::task::spawn_local(dial(Rc::clone(self), connector));
         self.dials.borrow_mut().insert(connector, task.abort_handle());
@@ -161,21 +182,21 @@ impl Turn {
 }
 
 async fn dial(turn: Rc<Turn>, connector: ConnectorId) {
-    let limit = turn.core.borrow().router.dial_timeout(connector);
+    let Some(target) = turn.core.borrow().router.dial_target(connector) else {
+        return;
+    };
     let settings = turn.connectors.borrow().get(&connector).cloned();
     let outcome = match settings {
-        Some(settings) => Some(Box::pin(dial::connect(&settings, limit)).await),
-        // Excluded by `Shard::bind`, which has compared the settings; the router must have its answer all the same.
-        None => None,
+        Some(settings) => Box::pin(dial::connect(&settings.towards(&target), target.limit))
+            .await
+            .map_err(|error| error.to_string()),
+        // Excluded by the comparison of the settings; the router must have its answer all the same.
+        None => Err("unknown connector".to_owned()),
     };
     let (transport, info) = match outcome {
-        Some(Ok(connected)) => connected,
-        Some(Err(error)) => {
-            let reason = error.to_string();
+        Ok(connected) => connected,
+        Err(reason) => {
             return turn.enter(|core, now| core.router.dial_failed(connector, &reason, now));
-        }
-        None => {
-            return turn.enter(|core, now| core.router.dial_failed(connector, "unknown connector", now));
         }
     };
     let Some(key) = turn.enter(|core, now| core.router.dialed(connector, info, now)) else {

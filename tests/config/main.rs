@@ -3,6 +3,7 @@
 mod compatibility;
 mod documents;
 mod entities;
+mod failover;
 mod grammar;
 mod properties;
 mod secrets;

@@ -252,6 +252,9 @@ class Daemon:
         if trace:
             text += "\nlog {\n    module: DEFAULT\n    enable: trace+\n}\n"
         self.configuration.write_text(text)
+        self.start(binary)
+
+    def start(self, binary):
         self.log = []
         self.changed = threading.Condition()
         self.at_end = False
@@ -264,7 +267,7 @@ class Daemon:
             errors="replace",
         )
         threading.Thread(target=self.read, daemon=True).start()
-        self.port = self.listening_port()
+        self.port = self.listening_ports(1)[0]
 
     def read(self):
         for line in self.process.stderr:
@@ -275,14 +278,16 @@ class Daemon:
             self.at_end = True
             self.changed.notify_all()
 
-    def listening_port(self):
-        def port():
-            return next((int(m[1]) for line in self.log if (m := self.LISTENING.search(line))), None)
+    def listening_ports(self, count):
+        """The ports of the first listeners of the file."""
+
+        def ports():
+            return [int(m[1]) for line in self.log if (m := self.LISTENING.search(line))]
 
         with self.changed:
-            self.changed.wait_for(lambda: port() is not None or self.at_end, EVENT_TIMEOUT)
-            found = port()
-        if found is None:
+            self.changed.wait_for(lambda: len(ports()) >= count or self.at_end, EVENT_TIMEOUT)
+            found = ports()
+        if len(found) < count:
             log = "\n".join(self.log[-LOG_TAIL:])
             self.process.kill()
             self.process.wait()

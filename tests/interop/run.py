@@ -17,6 +17,7 @@ import time
 import traceback
 from pathlib import Path
 
+import dialing_brokers
 import raw_scenarios
 from lab import Authority, Daemon, Failed, Peer, port_for_a_hub
 from scenarios import SCENARIOS, Bench, both_ways, check
@@ -174,6 +175,7 @@ def main():
             run_stack(hub_stack, tally, directory, authority, binary, options.trace)
         if binary:
             run_plain(tally, directory, authority, binary, options.trace)
+            dialing_brokers.run(tally, directory, binary, options.trace, STACKS)
     print(f"{time.monotonic() - begun:.0f} s in all")
     print(f"{tally.passed} passed, {tally.failed} failed")
     sys.exit(0 if tally.passed and not tally.failed else 1)

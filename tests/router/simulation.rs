@@ -13,6 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use linkrouterd::amqp::value::Value;
+use linkrouterd::router::settings::{Destination, Direction, ListenerId, ListenerRole, RouterSettings};
 
 use crate::peer::{Announces, Auto, Kind, Link, Peer};
 use crate::wire;
@@ -73,10 +74,13 @@ impl Totals {
 
 struct Simulation {
     world: World,
+    settings: RouterSettings,
     random: Random,
     totals: Totals,
     /// Nobody goes before the end.
     is_calm: bool,
+    /// Two connectors and the brokers of a listener serve the same addresses.
+    has_choice: bool,
     next_handle: u32,
     next_device: usize,
     next_channel: u16,
@@ -95,7 +99,11 @@ fn run(seed: u64) -> Totals {
             connector.limits.max_frame_size = 1024;
         }
     }
-    let mut world = World::new(settings);
+    let has_choice = random.one_in(2);
+    if has_choice {
+        offer_choice(&mut settings);
+    }
+    let mut world = World::new(settings.clone());
     world.keeps_logs = false;
     world.random = Random::new(seed ^ 0xabcd);
     world.chunks = *[Chunks::Random, Chunks::Random, Chunks::Whole]
@@ -103,9 +111,11 @@ fn run(seed: u64) -> Totals {
         .expect("one");
     let mut simulation = Simulation {
         world,
+        settings,
         random,
         totals: Totals::default(),
         is_calm: seed.is_multiple_of(3),
+        has_choice,
         next_handle: 0,
         next_device: 0,
         next_channel: 0,
@@ -119,6 +129,27 @@ fn run(seed: u64) -> Totals {
     simulation.check_complete();
     simulation.leave();
     simulation.totals
+}
+
+/// A second connector, and a listener for brokers, behind the addresses of the first; one of them under other names.
+fn offer_choice(settings: &mut RouterSettings) {
+    let mut second = settings.connectors.first().expect("a connector").clone();
+    second.name = "HUB2".into();
+    settings.connectors.push(second);
+    let mut brokers = settings.listeners.first().expect("a listener").clone();
+    brokers.name = "BROKERS".into();
+    brokers.role = ListenerRole::RouteContainer;
+    settings.listeners.push(brokers);
+    for (name, added) in [("HUB2", "second/"), ("BROKERS", "")] {
+        for direction in [Direction::In, Direction::Out] {
+            let mut route = settings.routes.first().expect("a route").clone();
+            route.name = format!("{name} {direction:?}");
+            route.direction = direction;
+            route.destination = Destination::Connection(name.into());
+            route.add_external_prefix = added.into();
+            settings.routes.push(route);
+        }
+    }
 }
 
 impl Simulation {
@@ -196,7 +227,23 @@ impl Simulation {
                 self.world.advance(by);
             }
             (36, _) if !self.world.dials.is_empty() => self.world.fail_dial(),
+            (37, _) => self.reload(),
             _ => {}
+        }
+    }
+
+    /// Another configuration, which is mostly the same one.
+    fn reload(&mut self) {
+        let connector = self.settings.connectors.first_mut().expect("a connector");
+        if !self.is_calm && self.random.one_in(4) {
+            let user = connector.sasl_username.take();
+            connector.sasl_username = user.is_none().then(|| "other".to_owned());
+            self.totals.losses += 1;
+        }
+        let before = self.world.router.snapshot();
+        let reloaded = self.world.reconfigure(self.settings.clone());
+        if reloaded.unchanged == 1 {
+            assert_eq!(self.world.router.snapshot(), before, "nothing changed");
         }
     }
 
@@ -205,6 +252,15 @@ impl Simulation {
         let (auto, announces) = (self.auto(DEVICE_AUTO), self.announces());
         // Some devices share their container-id.
         let name = format!("dev{}", self.next_device % 3);
+        if self.has_choice && self.random.one_in(4) {
+            let auto = Auto {
+                begin: true,
+                attach: true,
+                ..auto
+            };
+            self.world.broker_with(ListenerId(1), "broker", auto, announces);
+            return;
+        }
         let id = self.world.connect(&name, auto, announces).expect("room");
         self.world.peer(id).open();
         self.world.peer(id).begin(0);
@@ -231,7 +287,7 @@ impl Simulation {
     }
 
     fn begin(&mut self, id: PeerId) {
-        if self.is_talking(id) && self.world.peer(id).kind == Kind::Device {
+        if self.world.peer(id).kind == Kind::Device && self.is_talking(id) {
             self.next_channel = (self.next_channel + 1) % 1000;
             let channel = self.next_channel;
             if !self.world.peer(id).sessions.contains_key(&channel) {
@@ -244,7 +300,7 @@ impl Simulation {
         let Some(channel) = self.channel_of(id) else {
             return;
         };
-        if self.world.peer(id).kind == Kind::Hub {
+        if self.world.peer(id).kind != Kind::Device {
             return;
         }
         self.next_handle += 1;

@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant};
 
 use linkrouterd::router::settings::{
-    ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, ListenerId,
-    ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
+    ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, HostPort,
+    ListenerId, ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
 };
-use linkrouterd::router::{Action, Router, TransportInfo, TransportState};
+use linkrouterd::router::{Action, ConnectorReport, Reloaded, Router, TransportInfo, TransportState};
 
 use crate::peer::{Announces, Auto, Kind, Peer};
 
@@ -106,6 +106,13 @@ pub(crate) const HUB_AUTO: Auto = Auto {
     accept: false,
 };
 
+pub(crate) fn host(name: &str) -> HostPort {
+    HostPort {
+        host: name.into(),
+        port: 5671,
+    }
+}
+
 pub(crate) fn settings() -> RouterSettings {
     let limits = PeerLimits {
         max_frame_size: 16384,
@@ -124,11 +131,15 @@ pub(crate) fn settings() -> RouterSettings {
             limits,
             handshake_timeout: Duration::from_secs(10),
             sasl_mechanisms: vec!["ANONYMOUS".into()],
+            failover: Vec::new(),
         }],
         connectors: vec![ConnectorSettings {
             name: "HUB".into(),
-            address: "hub.example:5671".into(),
-            hostname: "hub.example".into(),
+            host: host("hub.example"),
+            failover: Vec::new(),
+            server_name: None,
+            believes_failover_list: true,
+            uses_tls: true,
             role: ConnectorRole::OnDemand,
             role_name: "on-demand".into(),
             limits: PeerLimits {
@@ -179,14 +190,46 @@ impl World {
 
     /// A device that has connected; nothing said yet.
     pub(crate) fn connect(&mut self, container: &str, auto: Auto, announces: Announces) -> Option<PeerId> {
+        self.connect_to(ListenerId(0), container, auto, announces)
+    }
+
+    pub(crate) fn connect_to(
+        &mut self,
+        listener: ListenerId,
+        container: &str,
+        auto: Auto,
+        announces: Announces,
+    ) -> Option<PeerId> {
         let info = TransportInfo {
             peer: container.into(),
             tls: None,
         };
-        let key = self.router.accepted(ListenerId(0), info, self.now)?;
+        let key = self.router.accepted(listener, info, self.now)?;
         let mut peer = Peer::new(Kind::Device, container, auto, announces);
         peer.key = Some(key);
         Some(self.add(peer))
+    }
+
+    /// A broker that connects to a listener and opens.
+    pub(crate) fn broker(&mut self, listener: ListenerId, container: &str) -> PeerId {
+        let id = self.broker_with(listener, container, HUB_AUTO, Announces::default());
+        self.run();
+        id
+    }
+
+    pub(crate) fn broker_with(
+        &mut self,
+        listener: ListenerId,
+        container: &str,
+        auto: Auto,
+        announces: Announces,
+    ) -> PeerId {
+        let id = self
+            .connect_to(listener, container, auto, announces)
+            .expect("room for a broker");
+        self.peer(id).kind = Kind::Broker;
+        self.peer(id).open();
+        id
     }
 
     /// A device with an open connection and a session on channel 0.
@@ -256,9 +299,21 @@ impl World {
 
     /// Answers the oldest dial with a hub.
     pub(crate) fn answer_dial(&mut self, auto: Auto, announces: Announces) -> PeerId {
-        let connector = self.dials.remove(0);
+        let connector = *self.dials.first().expect("a dial");
+        self.answer_dial_of(connector, "hub", auto, announces)
+    }
+
+    /// Answers the dial of one connector with a hub that has this container-id.
+    pub(crate) fn answer_dial_of(
+        &mut self,
+        connector: ConnectorId,
+        container: &str,
+        auto: Auto,
+        announces: Announces,
+    ) -> PeerId {
+        self.dials.retain(|&other| other != connector);
         self.hubs_made += 1;
-        let mut peer = Peer::new(Kind::Hub, "hub", auto, announces);
+        let mut peer = Peer::new(Kind::Hub, container, auto, announces);
         let info = TransportInfo {
             peer: "hub".into(),
             tls: Some("TLSv1.3".into()),
@@ -271,7 +326,33 @@ impl World {
 
     pub(crate) fn fail_dial(&mut self) {
         let connector = self.dials.remove(0);
+        self.fail_dial_of(connector);
+    }
+
+    pub(crate) fn fail_dial_of(&mut self, connector: ConnectorId) {
+        self.dials.retain(|&other| other != connector);
         self.router.dial_failed(connector, "Connection refused", self.now);
+    }
+
+    /// What the router's only connector reports.
+    pub(crate) fn connector(&self) -> ConnectorReport {
+        self.router.connectors().next().expect("a connector")
+    }
+
+    /// Another configuration, of which the driver has nothing to say.
+    pub(crate) fn reload(&mut self, settings: RouterSettings) -> Reloaded {
+        let reloaded = self.reconfigure(settings);
+        self.run();
+        reloaded
+    }
+
+    /// The same, with nothing done yet.
+    pub(crate) fn reconfigure(&mut self, settings: RouterSettings) -> Reloaded {
+        let reloaded = self.router.reconfigure(settings, |_, _| true, self.now);
+        // The driver gives up what it dials for connectors that are gone.
+        let router = &self.router;
+        self.dials.retain(|&id| router.dial_target(id).is_some());
+        reloaded
     }
 
     /// The transport of a peer breaks.
@@ -325,7 +406,10 @@ impl World {
     fn take_actions(&mut self) {
         while let Some(action) = self.router.poll_action() {
             match action {
-                Action::Dial(connector) => self.dials.push(connector),
+                Action::Dial(connector) if self.router.dial_target(connector).is_some() => {
+                    self.dials.push(connector);
+                }
+                Action::Dial(_) => {}
                 Action::Wake(key) => {
                     let woken = self.peers.iter_mut().find(|t| t.peer.key == Some(key));
                     if let Some(transport) = woken {

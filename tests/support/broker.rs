@@ -94,6 +94,7 @@ pub(crate) fn number_of(body: &[u8]) -> Option<u32> {
 pub(crate) struct Broker {
     address: SocketAddr,
     tls: Arc<ServerConfig>,
+    properties: Fields,
     journal: Arc<Journal<Seen>>,
     running: Option<Runtime>,
 }
@@ -101,10 +102,16 @@ pub(crate) struct Broker {
 impl Broker {
     /// Starts a hub on a free port.
     pub(crate) async fn start(tls: Arc<ServerConfig>) -> Result<Self, Failure> {
+        Self::start_with(tls, Fields::default()).await
+    }
+
+    /// Starts a hub whose opens have these properties.
+    pub(crate) async fn start_with(tls: Arc<ServerConfig>, properties: Fields) -> Result<Self, Failure> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let mut broker = Self {
             address,
             tls,
+            properties,
             journal: Arc::default(),
             running: None,
         };
@@ -123,6 +130,7 @@ impl Broker {
         runtime.spawn(accept(
             listener,
             TlsAcceptor::from(self.tls.clone()),
+            self.properties.clone(),
             self.journal.clone(),
         ));
         self.running = Some(runtime);
@@ -184,7 +192,7 @@ impl Drop for Broker {
     }
 }
 
-async fn accept(listener: TcpListener, tls: TlsAcceptor, journal: Arc<Journal<Seen>>) {
+async fn accept(listener: TcpListener, tls: TlsAcceptor, properties: Fields, journal: Arc<Journal<Seen>>) {
     let mut connections = 0;
     while let Ok((transport, _)) = listener.accept().await {
         let _ = transport.set_nodelay(true);
@@ -193,16 +201,24 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, journal: Arc<Journal<Se
             connections,
             transport,
             tls.clone(),
+            properties.clone(),
             journal.clone(),
         ));
     }
 }
 
-async fn serve_connection(number: u32, transport: TcpStream, tls: TlsAcceptor, journal: Arc<Journal<Seen>>) {
+async fn serve_connection(
+    number: u32,
+    transport: TcpStream,
+    tls: TlsAcceptor,
+    properties: Fields,
+    journal: Arc<Journal<Seen>>,
+) {
     let acceptor = ConnectionAcceptor::builder()
         .container_id("broker")
         .max_frame_size(65_536)
         .channel_max(8_191)
+        .properties(properties)
         .sasl_acceptor(SaslAnonymousMechanism::new())
         .build();
     let Ok(transport) = tls.accept(transport).await else {

@@ -3,6 +3,7 @@
 //! A builder goes on after an error, with a stand-in for what is wrong, so that other sections can still refer to this
 //! one: the findings decide whether the result may be used.
 
+mod failover;
 pub(super) mod route;
 pub(super) mod tls;
 
@@ -59,6 +60,9 @@ pub(super) fn router(router: &Fields, container: &Fields, findings: &mut Finding
     Router {
         line: router.line,
         id: router_id(router, container, findings),
+        id_line: [(router, "id"), (container, "containerName")]
+            .into_iter()
+            .find_map(|(fields, name)| fields.is_given(name).then(|| fields.line_of(name))),
         timestamps_in_utc: router.boolean("timestampsInUTC"),
         timestamp_format: router.text("timestampFormat"),
         allow_resumable_link_route: router.boolean("allowResumableLinkRoute"),
@@ -190,6 +194,7 @@ pub(super) fn listener(fields: &Fields, findings: &mut Findings) -> Option<Liste
         idle_timeout: seconds(fields, "idleTimeoutSeconds"),
         initial_handshake_timeout: seconds(fields, "initialHandshakeTimeoutSeconds"),
         sasl_mechanisms,
+        failover: failover::urls(fields, findings),
     })
 }
 
@@ -200,6 +205,13 @@ pub(super) fn connector(
     findings: &mut Findings,
 ) -> (Connector, Option<SslProfile>) {
     let host = host(fields, findings);
+    let server_name = fields.text("serverName").filter(|name| !name.is_empty());
+    if let Some(name) = &server_name
+        && let Some(wrong) = host_fault(name)
+    {
+        let message = format!("connector: `serverName` is {}, but {wrong}", quoted(name));
+        findings.error(fields.line_of("serverName"), message);
+    }
     if host.is_empty() {
         findings.error(fields.line_of("host"), "connector: `host` is empty");
     }
@@ -220,20 +232,25 @@ pub(super) fn connector(
         let message = "connector: port 5671 is for TLS, but TLS is used only with `sslProfile`";
         findings.warning(fields.line_of("port"), message);
     }
+    let ssl_profile = inline_profile
+        .as_ref()
+        .map(|profile| profile.name.clone())
+        .or(referenced);
+    let failover = failover::urls(fields, findings);
+    failover::check_tls(fields, &failover, ssl_profile.is_some(), findings);
     let connector = Connector {
         line: fields.line,
         host,
         port,
+        server_name,
+        failover,
         family: family(fields),
         role: match fields.tag("role") {
             "on-demand" => ConnectorRole::OnDemand,
             "route-container" => ConnectorRole::RouteContainer,
             _ => ConnectorRole::Normal,
         },
-        ssl_profile: inline_profile
-            .as_ref()
-            .map(|profile| profile.name.clone())
-            .or(referenced),
+        ssl_profile,
         verify_hostname: fields.boolean("verifyHostname"),
         sasl_mechanisms: connector_mechanisms(fields, findings),
         sasl_username: fields.text("saslUsername"),

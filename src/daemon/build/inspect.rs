@@ -66,7 +66,7 @@ impl Inspection {
                 .connectors
                 .iter()
                 .filter(|connector| connector.ssl_profile.as_ref() == Some(&profile.name))
-                .map(|connector| Some(connector.host.as_str()))
+                .map(|connector| Some(connector.server_name.as_ref().unwrap_or(&connector.host).as_str()))
                 .collect();
             if let Some(path) = &profile.ca_cert_file {
                 for host in if hosts.is_empty() { &[None][..] } else { &hosts } {

@@ -7,7 +7,7 @@ mod inspect;
 mod log;
 mod shard;
 #[cfg(test)]
-mod site;
+pub(in crate::daemon) mod site;
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -28,6 +28,10 @@ pub struct Plan {
     pub shard: ShardSettings,
     /// The names of the TLS profiles, for the start-up lines.
     pub profiles: Vec<String>,
+    /// Line of the router's id, if the file gives one.
+    pub id_line: Option<u32>,
+    /// Lines of the listeners, in order.
+    pub listener_lines: Vec<u32>,
 }
 
 /// A file, read and looked into.
@@ -60,6 +64,8 @@ pub fn load(path: &Path, surroundings: &Surroundings<'_>) -> Loaded {
     let plan = usable.then(|| Plan {
         log: log_settings(&config, surroundings.environment),
         shard: shard_settings(&config),
+        id_line: config.router.id_line,
+        listener_lines: config.listeners.iter().map(|listener| listener.line).collect(),
         profiles: config
             .ssl_profiles
             .iter()

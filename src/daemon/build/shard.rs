@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::amqp::failover::{FailoverServer, Scheme};
 use crate::config::{self, Config};
 use crate::router::settings::{
-    ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, ListenerRole,
+    ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, HostPort, ListenerRole,
     ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings, Secret,
 };
 use crate::shard::dial::DialSettings;
@@ -53,7 +54,7 @@ pub(super) fn shard_settings(config: &Config) -> ShardSettings {
 fn listener_settings(listener: &config::Listener) -> ListenerSettings {
     ListenerSettings {
         name: listener.name.clone(),
-        address: host_and_port(&listener.host, listener.port),
+        address: host_and_port(&listener.host, listener.port).to_string(),
         role: match listener.role {
             config::ListenerRole::Normal => ListenerRole::Normal,
             config::ListenerRole::RouteContainer => ListenerRole::RouteContainer,
@@ -68,6 +69,15 @@ fn listener_settings(listener: &config::Listener) -> ListenerSettings {
         },
         handshake_timeout: listener.initial_handshake_timeout.unwrap_or(Duration::ZERO),
         sasl_mechanisms: listener.sasl_mechanisms.clone(),
+        failover: listener
+            .failover
+            .iter()
+            .map(|url| FailoverServer {
+                host: url.host.clone(),
+                port: url.port,
+                scheme: url.tls.map(|tls| if tls { Scheme::Amqps } else { Scheme::Amqp }),
+            })
+            .collect(),
     }
 }
 
@@ -83,8 +93,20 @@ fn connector_settings(config: &Config, connector: &config::Connector) -> Connect
     let profile = profile_of(config, connector);
     ConnectorSettings {
         name: connector.name.clone(),
-        address: host_and_port(&connector.host, connector.port),
-        hostname: connector.host.clone(),
+        host: host_and_port(&connector.host, connector.port),
+        failover: connector
+            .failover
+            .iter()
+            .map(|url| {
+                let uses_tls = url.tls.unwrap_or(profile.is_some());
+                let standard = if uses_tls { 5671 } else { 5672 };
+                host_and_port(&url.host, url.port.unwrap_or(standard))
+            })
+            .collect(),
+        server_name: connector.server_name.clone(),
+        // Whoever passes for the hub without its name could send us anywhere. In clear text anybody can, list or no list.
+        believes_failover_list: profile.is_none() || connector.verify_hostname,
+        uses_tls: profile.is_some(),
         role: match connector.role {
             config::ConnectorRole::OnDemand => ConnectorRole::OnDemand,
             config::ConnectorRole::Normal | config::ConnectorRole::RouteContainer => {
@@ -121,7 +143,10 @@ fn dial_settings(config: &Config, connector: &config::Connector) -> DialSettings
 fn tls_settings(profile: &config::SslProfile, connector: &config::Connector) -> TlsSettings {
     TlsSettings {
         profile: profile.name.clone(),
-        server_name: connector.host.clone(),
+        server_name: connector
+            .server_name
+            .clone()
+            .unwrap_or_else(|| connector.host.clone()),
         verify_hostname: connector.verify_hostname,
         ca_file: profile.ca_cert_file.as_ref().map(PathBuf::from),
         cert_file: profile.cert_file.as_ref().map(PathBuf::from),
@@ -172,12 +197,10 @@ fn family(family: Option<config::AddressFamily>) -> AddressFamily {
     }
 }
 
-/// As an operator would type it: an IPv6 address needs brackets in front of a port.
-fn host_and_port(host: &str, port: u16) -> String {
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
+fn host_and_port(host: &str, port: u16) -> HostPort {
+    HostPort {
+        host: host.to_owned(),
+        port,
     }
 }
 
@@ -219,6 +242,8 @@ connector {
     saslUsername: u
     saslPassword: env:HUB_PASSWORD
     verifyHostname: no
+    serverName: hub.example
+    failoverUrls: amqps://b.example, c.example, [::1]:1
 }
 connector {
     name: LOCAL
@@ -269,10 +294,14 @@ policy {
 
         let hub = &router.connectors[0];
         assert_eq!(
-            (hub.name.as_str(), hub.address.as_str()),
+            (hub.name.as_str(), hub.host.to_string().as_str()),
             ("HUB", "hub.azure-devices.net:5671")
         );
-        assert_eq!(hub.hostname, "hub.azure-devices.net");
+        assert!(hub.uses_tls && !hub.believes_failover_list, "verifyHostname: no");
+        let failover: Vec<_> = hub.failover.iter().map(ToString::to_string).collect();
+        assert_eq!(failover, ["b.example:5671", "c.example:5671", "[::1]:1"]);
+        assert_eq!(hub.server_name.as_deref(), Some("hub.example"));
+        assert!(router.connectors[1].believes_failover_list && !router.connectors[1].uses_tls);
         assert_eq!(
             (hub.role, hub.role_name.as_str()),
             (ConnectorRole::OnDemand, "on-demand")
@@ -288,7 +317,7 @@ policy {
         let tls = shard.connectors[0].tls.as_ref().expect("TLS");
         assert_eq!(
             (tls.profile.as_str(), tls.server_name.as_str()),
-            ("azure", "hub.azure-devices.net")
+            ("azure", "hub.example")
         );
         assert!(!tls.verify_hostname);
         assert_eq!(tls.versions, [TlsVersion::Tls12]);

@@ -58,7 +58,7 @@ impl fmt::Display for TlsVersion {
 }
 
 /// How to encrypt one connector's connection: its `sslProfile`, and the name of the server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsSettings {
     /// The profile's name, for messages.
     pub profile: String,

@@ -14,8 +14,8 @@ use linkrouterd::amqp::sasl::SaslFrame;
 use linkrouterd::amqp::serial::{Channel, DeliveryId, Handle, TransferId};
 use linkrouterd::amqp::value::Value;
 use linkrouterd::router::settings::{
-    ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, ListenerId,
-    ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
+    ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, HostPort,
+    ListenerId, ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
 };
 use linkrouterd::router::{Action, ConnectionKey, Router, TransportInfo, TransportState};
 
@@ -142,6 +142,18 @@ impl World {
                 let noise = bytes.take(count);
                 self.feed(index, bytes, noise);
             }
+            7 => {
+                let mut settings = settings();
+                match bytes.below(3) {
+                    0 => {}
+                    1 => settings.connectors[0].sasl_username = Some(bytes.next().to_string()),
+                    _ => {
+                        settings.connectors.clear();
+                        settings.routes.clear();
+                    }
+                }
+                self.router.reconfigure(settings, |_, _| true, self.now);
+            }
             _ => {
                 let Some(index) = self.pick(bytes) else { return };
                 let mut frame = Vec::new();
@@ -168,10 +180,13 @@ impl World {
         if self.peers.len() >= MAX_PEERS {
             return;
         }
-        if let Some(key) = self.router.accepted(ListenerId(0), transport(), self.now) {
-            self.peers.push(peer(key, false));
+        let choice = bytes.next();
+        // Every fourth is a broker, which answers the router's attaches.
+        let listener = usize::from(choice & 6 == 6);
+        if let Some(key) = self.router.accepted(ListenerId(listener), transport(), self.now) {
+            self.peers.push(peer(key, listener == 1));
             let mut hello = Vec::new();
-            if bytes.next() % 2 == 0 {
+            if choice % 2 == 0 {
                 hello.extend(ProtocolHeader::Sasl.bytes());
                 SaslFrame::Init {
                     mechanism: "ANONYMOUS",
@@ -358,6 +373,7 @@ fn write_hello(bytes: &mut Bytes<'_>, begins: bool, out: &mut Vec<u8>) {
             channel_max: u16::from(bytes.next()),
             idle_time_out: (bytes.next() % 2 == 0).then_some(30_000),
             connection_number: 1,
+            failover: &[],
         },
     );
     if begins {
@@ -514,30 +530,41 @@ fn settings() -> RouterSettings {
         incoming_window: None,
         idle_timeout: Some(Duration::from_secs(16)),
     };
-    let route = |direction| RouteSettings {
+    let route = |direction, connection: &str, added: &str| RouteSettings {
         name: "route".to_owned(),
         matcher: Matcher::Prefix("devices".to_owned()),
         direction,
-        destination: Destination::Connection("hub".to_owned()),
-            add_external_prefix: String::new(),
-            del_external_prefix: String::new(),
+        destination: Destination::Connection(connection.to_owned()),
+        add_external_prefix: added.to_owned(),
+        del_external_prefix: "dev".to_owned(),
+    };
+    let listener = |name: &str, role| ListenerSettings {
+        name: name.to_owned(),
+        address: "127.0.0.1:5672".to_owned(),
+        role,
+        multi_tenant: false,
+        policy_vhost: None,
+        limits,
+        handshake_timeout: Duration::from_secs(10),
+        sasl_mechanisms: vec!["ANONYMOUS".to_owned()],
+        failover: Vec::new(),
     };
     RouterSettings {
         container_id: "router".to_owned(),
-        listeners: vec![ListenerSettings {
-            name: "listener".to_owned(),
-            address: "127.0.0.1:5672".to_owned(),
-            role: ListenerRole::Normal,
-            multi_tenant: false,
-            policy_vhost: None,
-            limits,
-            handshake_timeout: Duration::from_secs(10),
-            sasl_mechanisms: vec!["ANONYMOUS".to_owned()],
-        }],
+        listeners: vec![
+            listener("devices", ListenerRole::Normal),
+            listener("brokers", ListenerRole::RouteContainer),
+        ],
         connectors: vec![ConnectorSettings {
             name: "hub".to_owned(),
-            address: "127.0.0.1:5671".to_owned(),
-            hostname: "hub".to_owned(),
+            host: HostPort {
+                host: "127.0.0.1".to_owned(),
+                port: 5671,
+            },
+            failover: Vec::new(),
+            server_name: Some("hub".to_owned()),
+            believes_failover_list: true,
+            uses_tls: true,
             role: ConnectorRole::OnDemand,
             role_name: "on-demand".to_owned(),
             limits,
@@ -547,7 +574,12 @@ fn settings() -> RouterSettings {
             has_client_certificate: false,
             dial_timeout: Duration::from_secs(10),
         }],
-        routes: vec![route(Direction::In), route(Direction::Out)],
+        routes: vec![
+            route(Direction::In, "hub", "hub/"),
+            route(Direction::Out, "hub", ""),
+            route(Direction::In, "brokers", ""),
+            route(Direction::Out, "brokers", "x/"),
+        ],
         max_connections: 100,
         error_conditions: ErrorConditions::Amqp,
         attach_timeout: Duration::from_secs(15),

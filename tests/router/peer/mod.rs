@@ -54,7 +54,10 @@ impl Default for Announces {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Device,
+    /// A hub that was dialed.
     Hub,
+    /// A hub that came by itself.
+    Broker,
 }
 
 /// A message as its receiver put it together.
@@ -115,8 +118,12 @@ pub(crate) struct Session {
 pub(crate) struct Peer {
     pub(crate) kind: Kind,
     pub(crate) container: String,
+    /// `open.hostname`
+    pub(crate) hostname: Option<String>,
     pub(crate) auto: Auto,
     pub(crate) announces: Announces,
+    /// `properties` of its open.
+    pub(crate) open_properties: Value,
     pub(crate) key: Option<ConnectionKey>,
     /// Bytes on their way to the router.
     pub(crate) out: ByteQueue,
@@ -145,8 +152,10 @@ impl Peer {
         Peer {
             kind,
             container: container.into(),
+            hostname: Some("hub.example".into()),
             auto,
             announces,
+            open_properties: Value::Null,
             key: None,
             out: ByteQueue::default(),
             input: ByteQueue::default(),
@@ -183,13 +192,15 @@ impl Peer {
     }
 
     fn say_open(&mut self) {
-        let fields = vec![
+        let mut fields = vec![
             string(&self.container),
-            string("hub.example"),
+            self.hostname.as_deref().map_or(Value::Null, string),
             uint(self.announces.max_frame_size),
             Value::Ushort(self.announces.channel_max),
             self.announces.idle_time_out.map_or(Value::Null, uint),
         ];
+        fields.resize(9, Value::Null);
+        fields.push(self.open_properties.clone());
         self.say(&Frame::new(0, wire::OPEN, fields));
     }
 
@@ -255,7 +266,15 @@ impl Peer {
         if is_sender {
             fields.push(uint(0));
         }
-        self.say(&Frame::new(channel, wire::ATTACH, fields));
+        self.attach_frame(channel, fields);
+    }
+
+    /// An attach with all its fields as a test wants them.
+    pub(crate) fn attach_frame(&mut self, channel: u16, fields: Vec<Value>) {
+        let attach = Frame::new(channel, wire::ATTACH, fields);
+        self.say(&attach);
+        let name = attach.text(0).expect("a name");
+        let (handle, is_sender) = (attach.uint(1).expect("a handle"), !attach.flag(2));
         let link = self.session(channel).links.entry(handle).or_insert_with(|| Link {
             name: name.into(),
             is_sender,
@@ -390,9 +409,6 @@ impl Peer {
         more: bool,
         payload: &[u8],
     ) {
-        let session = self.session(channel);
-        session.next_outgoing = session.next_outgoing.wrapping_add(1);
-        session.outgoing_window = session.outgoing_window.saturating_sub(1);
         let mut fields = vec![uint(handle)];
         match first {
             Some((id, tag)) => fields.extend([
@@ -404,6 +420,14 @@ impl Peer {
             None => fields.extend([Value::Null, Value::Null, Value::Null, Value::Boolean(settled)]),
         }
         fields.push(Value::Boolean(more));
+        self.transfer_frame(channel, fields, payload);
+    }
+
+    /// A transfer with all its fields as a test wants them.
+    pub(crate) fn transfer_frame(&mut self, channel: u16, fields: Vec<Value>, payload: &[u8]) {
+        let session = self.session(channel);
+        session.next_outgoing = session.next_outgoing.wrapping_add(1);
+        session.outgoing_window = session.outgoing_window.saturating_sub(1);
         self.say(&Frame::new(channel, wire::TRANSFER, fields).with_payload(payload));
     }
 
@@ -568,7 +592,7 @@ impl Peer {
 
     fn hear_header(&mut self, header: &[u8]) {
         self.headers += 1;
-        if self.kind == Kind::Device {
+        if self.kind != Kind::Hub {
             let is_sasl = std::mem::take(&mut self.uses_sasl);
             let expected = if is_sasl {
                 wire::SASL_HEADER

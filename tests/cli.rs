@@ -609,3 +609,35 @@ fn a_reader_who_leaves_early_harms_nothing() {
     // Either it was ready for signals and stopped politely, or it died of the signal before; never of the log.
     assert!(status.code() == Some(0) || status.code().is_none(), "{status}");
 }
+
+#[test]
+fn hash_password_reads_standard_input_and_prints_one_line() {
+    let hash = |user: &str, input: &str| {
+        let mut command = linkrouterd();
+        command.args(["--hash-password", user]).stdin(Stdio::piped());
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let mut stdin = child.stdin.take().expect("piped");
+        // It may have said no already.
+        let _ = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        child.wait_with_output().expect("it ends")
+    };
+    for input in ["s3cret", "s3cret\n", "s3cret\r\n", "s3cret\nmore\n"] {
+        let output = hash("dev1", input);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let line = text(&output.stdout);
+        assert!(line.starts_with("dev1:$pbkdf2-sha256$100000$") && line.ends_with('\n'));
+        assert!(!line.contains("s3cret"), "{line}");
+        let passwords = linkrouterd::shard::passwords::Passwords::parse(&line).expect("good");
+        assert!(passwords.verify("dev1", b"s3cret"));
+    }
+    for (user, input) in [("dev1", ""), ("", "s3cret"), ("a\nb", "s3cret"), ("dev1", "\n")] {
+        let output = hash(user, input);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(output.stdout.is_empty() && text(&output.stderr).starts_with("linkrouterd: a "));
+    }
+}

@@ -51,6 +51,8 @@ fn settings() -> ShardSettings {
                 limits: LIMITS,
                 handshake_timeout: Duration::ZERO,
                 sasl_mechanisms: vec!["ANONYMOUS".to_owned()],
+                authenticate_peer: false,
+                require_encryption: false,
                 failover: Vec::new(),
             }],
             connectors: Vec::new(),
@@ -64,7 +66,9 @@ fn settings() -> ShardSettings {
             host: "127.0.0.1".to_owned(),
             port: 0,
             family: AddressFamily::Any,
+            tls: None,
         }],
+        passwords: Arc::default(),
         connectors: Vec::new(),
     }
 }

@@ -10,6 +10,8 @@ use super::writer::Writer;
 pub const CONNECTION_FORCED: &str = "amqp:connection:forced";
 /// `amqp:connection:framing-error`
 pub const FRAMING_ERROR: &str = "amqp:connection:framing-error";
+/// `amqp:connection:policy-error`
+pub const POLICY_ERROR: &str = "amqp:connection:policy-error";
 /// `amqp:decode-error`
 pub const DECODE_ERROR: &str = "amqp:decode-error";
 /// `amqp:frame-size-too-small`: the smallest form of what is to be said is larger than the peer's frames.

@@ -44,15 +44,21 @@ pub(super) fn assemble(
         connectors.push(connector);
         ssl_profiles.extend(profile);
     }
+    let router = build::router(&router, &container, findings);
+    let mut listeners = Vec::new();
+    for fields in of("listener") {
+        if let Some((listener, profile)) = build::listener::listener(fields, &router, &ssl_profiles, findings)
+        {
+            listeners.push(listener);
+            ssl_profiles.extend(profile);
+        }
+    }
     let routes = entities
         .iter()
         .filter(|fields| matches!(fields.entity.name, "linkRoute" | "linkRoutePattern"));
-    let listeners: Vec<_> = of("listener")
-        .filter_map(|fields| build::listener(fields, findings))
-        .collect();
     let link_routes = build::route::link_routes(routes, &connectors, &listeners, findings);
     let config = Config {
-        router: build::router(&router, &container, findings),
+        router,
         listeners,
         connectors,
         ssl_profiles,

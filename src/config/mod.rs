@@ -33,9 +33,9 @@ use std::io::{self, Read};
 use std::path::Path;
 
 pub use model::{
-    AddressFamily, Config, Connector, ConnectorRole, Destination, Direction, ErrorConditions, FailoverUrl,
-    LevelSet, LinkRoute, Listener, ListenerRole, Log, LogLevel, LogOutput, Matcher, Policy, Router,
-    SslProfile, TlsVersion,
+    AddressFamily, ClientCertificates, Config, Connector, ConnectorRole, Destination, Direction,
+    ErrorConditions, FailoverUrl, LevelSet, LinkRoute, Listener, ListenerRole, Log, LogLevel, LogOutput,
+    Matcher, Policy, Router, SslProfile, TlsVersion,
 };
 pub use report::{Finding, Report, Severity};
 pub use secret::Secret;

@@ -55,7 +55,8 @@ const ROLE: Kind = one_of(
 const STRIP: Kind = one_of(&["in", "out", "both", "no"], &[]);
 const DIRECTION: Kind = one_of(&["in", "out"], &[]);
 
-const NO_CYRUS: &str = "SASL is built in and reads no Cyrus SASL configuration";
+const NO_CYRUS: &str = "SASL is built in and reads no Cyrus SASL configuration; users that log in with a password belong in a \
+                        file for `saslPasswordFile`, whose lines `linkrouterd --hash-password USER` makes";
 const NO_DUMP: &str = "no debug dump is written";
 const NO_HTTP: &str = "there is no HTTP or WebSocket server: this listener is not opened";
 const NO_MESSAGE_LOG: &str = "the content of messages is never logged";
@@ -104,6 +105,7 @@ const ROUTER: &[Attribute] = &[
     ignored("debugDumpFile", Kind::Path, "", NO_DUMP).old(&["debugDump"]),
     ignored("saslConfigDir", Kind::Path, "", NO_CYRUS).old(&["saslConfigPath"]),
     ignored("saslConfigName", Kind::Text, "qdrouterd", NO_CYRUS),
+    run("saslPasswordFile", Kind::Path, ""),
     ignored("allowUnsettledMulticast", Kind::Boolean, "no", NO_MESSAGE_ROUTING),
     ignored("allowResumableLinkRoute", Kind::Boolean, "yes", RESUMABLE),
     ignored(
@@ -133,11 +135,11 @@ const LISTENER: &[Attribute] = &[
     run("role", ROLE, "normal"),
     accepted("cost", COUNT, "1"),
     run("sslProfile", Kind::Text, "").old(&["sslProfileName"]),
-    run("saslMechanisms", Kind::Words, "ANONYMOUS MSSBCBS"),
+    run("saslMechanisms", Kind::Words, ""),
     run("authenticatePeer", Kind::Boolean, "no").old(&["requirePeerAuth"]),
     run("requireEncryption", Kind::Boolean, "no"),
     run("requireSsl", Kind::Boolean, "no"),
-    ignored("trustedCertsFile", Kind::Path, "", NO_TRUSTED_CERTS).old(&["trustedCerts"]),
+    run("trustedCertsFile", Kind::Path, "").old(&["trustedCerts"]),
     run("maxFrameSize", COUNT, "16384"),
     run("maxSessions", COUNT, "1024"),
     run("maxSessionFrames", COUNT, ""),
@@ -163,10 +165,10 @@ const LISTENER: &[Attribute] = &[
     run("certFile", Kind::Path, ""),
     run("privateKeyFile", Kind::Path, "").old(&["keyFile"]),
     run("caCertFile", Kind::Path, "").old(&["certDb"]),
-    run("password", PROFILE_PASSWORD, ""),
-    run("passwordFile", Kind::Path, ""),
-    accepted("uidFormat", Kind::Text, ""),
-    accepted("uidNameMappingFile", Kind::Path, "").old(&["displayNameFile"]),
+    ignored("password", PROFILE_PASSWORD, "", NO_KEY_PASSWORD),
+    ignored("passwordFile", Kind::Path, "", NO_KEY_PASSWORD),
+    run("uidFormat", Kind::Text, ""),
+    run("uidNameMappingFile", Kind::Path, "").old(&["displayNameFile"]),
 ];
 
 const PROFILE_PASSWORD: Kind = Kind::Secret { literal: true };
@@ -221,8 +223,8 @@ const SSL_PROFILE: &[Attribute] = &[
     run("privateKeyFile", Kind::Path, "").old(&["keyFile"]),
     ignored("password", PROFILE_PASSWORD, "", NO_KEY_PASSWORD),
     ignored("passwordFile", Kind::Path, "", NO_KEY_PASSWORD),
-    accepted("uidFormat", Kind::Text, ""),
-    accepted("uidNameMappingFile", Kind::Path, "").old(&["displayNameFile"]),
+    run("uidFormat", Kind::Text, ""),
+    run("uidNameMappingFile", Kind::Path, "").old(&["displayNameFile"]),
 ];
 
 const LINK_ROUTE: &[Attribute] = &[

@@ -1,7 +1,7 @@
 //! The life of the process: what each [`Invocation`] does, from the first line of the log to the exit code.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
@@ -18,8 +18,12 @@ use super::reload::{Reload, load};
 use super::signal::{Request, Signals};
 use crate::cli::{Invocation, RunOptions, Stage};
 use crate::config::Finding;
+use crate::router::settings::ListenerRole;
+use crate::shard::passwords::hash_line;
 use crate::shard::{Command, Shard, ShardError};
 
+/// Bytes of standard input that are looked at for a password.
+const PASSWORD_INPUT_MAX: u64 = 4096;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// How the process ends.
@@ -77,6 +81,7 @@ impl StartError {
 pub fn run(invocation: Invocation) -> Exit {
     match invocation {
         Invocation::Check { config } => check(&config),
+        Invocation::HashPassword { user } => hash_password(&user),
         Invocation::Help(text) => print(&text),
         Invocation::Run(options) => match (options.stage, options.background) {
             (Some(Stage::Session), _) => session(&options),
@@ -92,6 +97,25 @@ fn print(text: &str) -> Exit {
     // A reader who has left wants to know no more.
     let _ = io::stdout().write_all(text.as_bytes());
     Exit::Success
+}
+
+/// Makes a line of a password file; the password is the first line of the standard input.
+fn hash_password(user: &str) -> Exit {
+    let mut password = String::new();
+    // No password is longer; whoever pipes in more is told so.
+    let read = io::stdin()
+        .lock()
+        .take(PASSWORD_INPUT_MAX)
+        .read_line(&mut password);
+    if let Err(error) = read {
+        return complain(&format!(
+            "linkrouterd: cannot read a password from standard input: {error}\n"
+        ));
+    }
+    match hash_line(user, password.trim_end_matches(['\n', '\r'])) {
+        Ok(line) => print(&format!("{line}\n")),
+        Err(error) => complain(&format!("linkrouterd: {error}\n")),
+    }
 }
 
 fn check(path: &Path) -> Exit {
@@ -298,8 +322,16 @@ fn announce(options: &RunOptions, plan: &Plan, findings: &[Finding]) {
             "Configured Connector: {} proto=any, role={}{profile}", connector.host, connector.role_name
         );
     }
-    for listener in &router.listeners {
-        info!(target: "CONN_MGR", "Configured Listener: {} proto=any, role=normal", listener.address);
+    for (listener, listen) in router.listeners.iter().zip(&plan.shard.listeners) {
+        let profile = listen
+            .tls
+            .as_ref()
+            .map_or_else(String::new, |tls| format!(", sslProfile={}", tls.profile));
+        let role = match listener.role {
+            ListenerRole::Normal => "normal",
+            ListenerRole::RouteContainer => "route-container",
+        };
+        info!(target: "CONN_MGR", "Configured Listener: {} proto=any, role={role}{profile}", listener.address);
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::event::{Event, Fault};
-use super::handshake::SaslCredentials;
+use super::handshake::{Demands, Identity, SaslCredentials};
 use super::limits;
 use super::link::Link;
 use super::outbox::ByteQueue;
@@ -45,8 +45,8 @@ pub struct Announce {
 pub enum Side {
     /// The peer dialed us.
     Listener {
-        /// SASL mechanisms offered.
-        mechanisms: Vec<String>,
+        /// What it must bring.
+        demands: Demands,
     },
     /// We dialed the peer.
     Connector {
@@ -56,14 +56,17 @@ pub enum Side {
 }
 
 /// ```text
-///   Listener:  Header -+-> SaslInit --> Header(AMQP) -+-> Open --> Opened --> CloseSent --> Over
-///                      +------------------------------+
+///   Listener:  Header -+-> SaslInit -+-> Judging -+-> Header(AMQP) -+-> Open --> Opened --> CloseSent --> Over
+///                      |             +------------+                 |
+///                      +--------------------------------------------+
 ///   Connector: SaslHeader --> Mechanisms --> Outcome --> AmqpHeader --> Open --> Opened --> CloseSent --> Over
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Header,
     SaslInit,
+    /// The owner has user and password, and will answer.
+    Judging,
     HeaderAfterSasl,
     SaslHeader,
     Mechanisms,
@@ -71,7 +74,9 @@ pub(super) enum Phase {
     AmqpHeader,
     Open,
     Opened,
-    CloseSent { deadline: Instant },
+    CloseSent {
+        deadline: Instant,
+    },
     Over,
 }
 
@@ -87,6 +92,7 @@ pub struct Connection {
     pub(super) outbox: ByteQueue,
     pub(super) open_sent: bool,
     pub(super) sasl: Option<&'static str>,
+    pub(super) identity: Option<Box<Identity>>,
     pub(super) remote_max_frame_size: usize,
     pub(super) remote_channel_max: u16,
     pub(super) heartbeat: Option<Duration>,
@@ -122,6 +128,7 @@ impl Connection {
             outbox: ByteQueue::default(),
             open_sent: false,
             sasl: None,
+            identity: None,
             // Until the peer's open is here it may not be sent more (AMQP 1.0 part 2, §2.4.1).
             remote_max_frame_size: frame_size(MIN_MAX_FRAME_SIZE),
             remote_channel_max: u16::MAX,
@@ -173,6 +180,10 @@ impl Connection {
                 Ok(Some(Event::Consumed))
             }
             Phase::Over => Ok(None),
+            Phase::Judging => {
+                self.keep_early(input)?;
+                Ok(None)
+            }
             Phase::SaslInit
             | Phase::Mechanisms
             | Phase::Outcome
@@ -223,8 +234,7 @@ impl Connection {
                 Ok(Event::Consumed)
             }
             (Phase::SaslInit | Phase::Mechanisms | Phase::Outcome, FrameType::Sasl) => {
-                self.on_sasl(&SaslFrame::parse(frame.body)?)?;
-                Ok(Event::Consumed)
+                Ok(self.on_sasl(&SaslFrame::parse(frame.body)?)?)
             }
             _ => Err(ConnectionError::Unexpected("this type of frame").into()),
         }

@@ -14,6 +14,15 @@ pub const HANDLE_MAX: u32 = 4095;
 /// Beyond it: the peer's next attach of its own is answered by an End with `amqp:resource-limit-exceeded`.
 pub const DEVICE_LINKS: usize = 8192;
 
+/// Bytes of a user's name. A longer one is refused.
+pub const USER_BYTES: usize = 256;
+
+/// Bytes of a password. A longer one is refused.
+pub const PASSWORD_BYTES: usize = 1024;
+
+/// Bytes that a peer may say while its password is judged: a header and an open. Beyond it: the connection ends.
+pub const EARLY_BYTES: usize = 2048;
+
 /// Channel numbers that a hub may use: it answers ours with numbers of its own choice.
 pub const UPSTREAM_CHANNEL_MAX: u16 = 32_767;
 

@@ -324,7 +324,10 @@ impl Connection {
                 // which a peer of another protocol cannot read either.
                 self.emit(|out| out.extend_from_slice(&ProtocolHeader::Amqp.bytes()));
             }
-            ConnectionError::HandshakeTimeout | ConnectionError::ProtocolMismatch(_) => {}
+            ConnectionError::HandshakeTimeout
+            | ConnectionError::ProtocolMismatch(_)
+            | ConnectionError::Unauthenticated
+            | ConnectionError::Unencrypted => {}
             // What it has not read so far it will not read now.
             ConnectionError::NotReading(_) => self.outbox.clear(),
             ConnectionError::UnknownProtocol(_)

@@ -18,7 +18,7 @@ use crate::amqp::failover::without_brackets;
 use crate::amqp::performative::Open;
 use crate::endpoint::ConnectionError;
 use crate::endpoint::connection::{Announce, Connection, Side};
-use crate::endpoint::handshake::SaslCredentials;
+use crate::endpoint::handshake::{Demands, Mechanism, SaslCredentials};
 use crate::endpoint::limits;
 use crate::endpoint::window::WindowSize;
 
@@ -89,9 +89,8 @@ impl Entry {
     }
 
     /// Who a device has shown itself to be.
-    #[expect(clippy::unused_self, reason = "no listener authenticates its peers yet")]
-    pub(super) const fn user(&self) -> &str {
-        "anonymous"
+    pub(super) fn user(&self) -> &str {
+        self.connection.user()
     }
 
     pub(super) fn key(&self, index: usize) -> ConnectionKey {
@@ -104,8 +103,13 @@ impl Entry {
 
 /// What all connections of a listener share.
 pub(super) fn listener(router: &RouterSettings, listener: &ListenerSettings) -> (Arc<Side>, Arc<Announce>) {
+    let mechanisms = listener.sasl_mechanisms.iter();
     let side = Side::Listener {
-        mechanisms: listener.sasl_mechanisms.clone(),
+        demands: Demands {
+            mechanisms: mechanisms.filter_map(|name| Mechanism::from_name(name)).collect(),
+            authentication: listener.authenticate_peer,
+            encryption: listener.require_encryption,
+        },
     };
     let announce = Announce {
         container_id: router.container_id.clone(),

@@ -2,7 +2,8 @@
 //!
 //! # Contract for the driver
 //!
-//! Inputs ([`accepted`](Router::accepted), [`dialed`](Router::dialed), [`dial_failed`](Router::dial_failed),
+//! Inputs ([`accepted`](Router::accepted), [`secured`](Router::secured),
+//! [`authenticated`](Router::authenticated), [`dialed`](Router::dialed), [`dial_failed`](Router::dial_failed),
 //! [`handle_input`](Router::handle_input), [`handle_eof`](Router::handle_eof),
 //! [`transport_lost`](Router::transport_lost), [`transmitted`](Router::transmitted),
 //! [`handle_timeout`](Router::handle_timeout), [`reconfigure`](Router::reconfigure)) take `now` and never fail: a protocol error becomes bytes to send and
@@ -61,11 +62,12 @@ use slab::Slab;
 use crate::amqp::condition::{self, AmqpError};
 use crate::endpoint::connection::{Announce, Connection, Side};
 use crate::endpoint::event::{Event, Fault};
+pub use crate::endpoint::handshake::Verdict;
 use connection::{Entry, Kind};
 use connector::{Connector, State};
 use pair::{LinkPair, SessionPair};
 pub use reload::Reloaded;
-use settings::{ConnectorId, HostPort, ListenerId, ListenerRole, RouterSettings};
+use settings::{ConnectorId, HostPort, ListenerId, ListenerRole, RouterSettings, Secret};
 pub use snapshot::{ConnectorReport, ConnectorStatus, Snapshot};
 use table::LinkRouteTable;
 use timer::{Owner, Timers};
@@ -92,6 +94,18 @@ pub enum Action {
     /// Resolve, connect, and for a TLS connector shake hands ([`Router::dial_target`] says with whom); then call `dialed`
     /// or `dial_failed`, once.
     Dial(ConnectorId),
+    /// Find out whether this is the user's password, without letting anybody wait for it; then call `authenticated`,
+    /// once.
+    Authenticate(ConnectionKey, Box<Login>),
+}
+
+/// What a device logs in with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// Whom it claims to be.
+    pub user: String,
+    /// The proof.
+    pub password: Secret<Vec<u8>>,
 }
 
 /// What the driver does with a connection's transport.
@@ -250,6 +264,27 @@ impl Router {
         tracing::info!(target: "SERVER", "[C{number}] Accepted connection to {address} from {}", transport.peer);
         let connection = Connection::new(number, side, announce, Some(handshake), now);
         Some(self.insert(Entry::new(connection, kind, transport)))
+    }
+
+    /// A device's transport has turned out to be encrypted; to be told before any input. `version` is that of TLS, `user`
+    /// whom a certificate names that was sent and verified.
+    pub fn secured(&mut self, key: ConnectionKey, version: String, user: Option<String>) {
+        let Some(entry) = self.entry_mut(key) else { return };
+        entry.transport.tls = Some(version);
+        entry.connection.secured(user.map(String::into_boxed_str));
+    }
+
+    /// The answer to [`Action::Authenticate`].
+    pub fn authenticated(&mut self, key: ConnectionKey, verdict: Verdict, now: Instant) {
+        self.now = now;
+        let Some(entry) = self.entry_mut(key) else { return };
+        match entry.connection.authenticated(verdict) {
+            Ok(early) if early.is_empty() => {}
+            Ok(early) => self.handle_input(key, &early, now),
+            Err(error) => self.fail_connection(key, &error),
+        }
+        self.wake(key);
+        self.arm(key);
     }
 
     /// The transport asked for by [`Action::Dial`] is ready. `None`: no longer wanted, drop it.
@@ -499,6 +534,13 @@ impl Router {
                 body,
             } => {
                 self.on_detach(key, channel, handle, &detach, body);
+            }
+            Event::Login { user, password } => {
+                let login = Login {
+                    user: user.to_owned(),
+                    password: Secret::new(password.to_vec()),
+                };
+                self.actions.push_back(Action::Authenticate(key, Box::new(login)));
             }
             Event::Opened(open) => self.on_opened(key, &open, now),
             Event::Begun { channel } => self.on_begun(key, channel),

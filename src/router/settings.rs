@@ -105,8 +105,12 @@ pub struct ListenerSettings {
     pub limits: PeerLimits,
     /// The peer's open must be here this long after the accept; zero means never (qdrouterd's old default).
     pub handshake_timeout: Duration,
-    /// SASL mechanisms offered, in order. Known: `ANONYMOUS`, `MSSBCBS`.
+    /// SASL mechanisms offered, in order. Known: `ANONYMOUS`, `MSSBCBS`, `PLAIN`, `EXTERNAL`.
     pub sasl_mechanisms: Vec<String>,
+    /// Who does not show who it is is not served (qdrouterd: `authenticatePeer`).
+    pub authenticate_peer: bool,
+    /// Clear text is not served (qdrouterd: `requireSsl`, `requireEncryption`).
+    pub require_encryption: bool,
     /// Hosts that devices are told of, to go to when we are gone.
     pub failover: Vec<FailoverServer>,
 }

@@ -9,11 +9,15 @@
 //!
 //! No decision about the protocol is taken here: bytes go in and out, and what becomes of a connection is the
 //! router's answer. The rooms: `turn` (what the tasks share, the timer, wake-ups), `driver` (one connection),
-//! `listener` (accepting), `dial` and `tls` (reaching an upstream peer).
+//! `listener` and `admission` (accepting), `login` and `passwords` (who may log in), `dial` (reaching an upstream
+//! peer), `tls`.
 
+mod admission;
 pub mod dial;
 mod driver;
 mod listener;
+mod login;
+pub mod passwords;
 mod socket;
 pub mod tls;
 mod turn;
@@ -22,6 +26,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -31,9 +36,11 @@ use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
 use crate::router::Router;
-use crate::router::settings::{ListenerId, RouterSettings};
+use crate::router::settings::{ListenerId, ListenerSettings, RouterSettings};
 use dial::DialSettings;
 pub use listener::ListenSettings;
+use passwords::Passwords;
+use tls::{ServerTls, TlsError};
 use turn::Turn;
 
 /// How long connections may take to close once the shard is told to stop.
@@ -78,6 +85,8 @@ pub struct ShardSettings {
     pub router: RouterSettings,
     /// The sockets of `router.listeners`, in the same order.
     pub listeners: Vec<ListenSettings>,
+    /// Who may log in with a password.
+    pub passwords: Arc<Passwords>,
     /// The ways to the peers of `router.connectors`, in the same order.
     pub connectors: Vec<DialSettings>,
 }
@@ -105,6 +114,23 @@ impl ShardSettings {
         }
         Ok(())
     }
+
+    /// Reads what the listeners encrypt with.
+    fn server_tls(&self) -> Result<Vec<Option<ServerTls>>, ShardError> {
+        let listeners = self.router.listeners.iter().zip(&self.listeners);
+        let load = |(listener, listen): (&ListenerSettings, &ListenSettings)| {
+            let tls = listen.tls.as_ref().map(|tls| {
+                ServerTls::load(tls).map_err(|source| ShardError::Tls {
+                    address: listener.address.clone(),
+                    name: listener.name.clone(),
+                    profile: tls.profile.clone(),
+                    source: Box::new(source),
+                })
+            });
+            tls.transpose()
+        };
+        listeners.map(load).collect()
+    }
 }
 
 /// Why a shard cannot start.
@@ -119,6 +145,18 @@ pub enum ShardError {
         name: String,
         /// The system's reason.
         source: io::Error,
+    },
+    /// A listener's certificate cannot be used.
+    #[error("cannot encrypt on {address} ({name}), sslProfile {profile}: {source}")]
+    Tls {
+        /// `HOST:PORT` as configured.
+        address: String,
+        /// The listener's name.
+        name: String,
+        /// The profile's name.
+        profile: String,
+        /// What is wrong.
+        source: Box<TlsError>,
     },
     /// The settings for the router and for the sockets do not go together.
     #[error(
@@ -137,6 +175,8 @@ pub enum ShardError {
 pub struct Shard {
     settings: ShardSettings,
     bound: Vec<Bound>,
+    /// By listener.
+    tls: Vec<Option<ServerTls>>,
 }
 
 /// One open socket of a listener.
@@ -152,12 +192,14 @@ impl Shard {
     ///
     /// # Errors
     ///
-    /// [`ShardError::Listen`] for the first one that cannot be opened, [`ShardError::Mismatch`] if the lists of
+    /// [`ShardError::Listen`] for the first one that cannot be opened, [`ShardError::Tls`] for the first whose
+    /// certificate cannot be used, [`ShardError::Mismatch`] if the lists of
     /// `settings` differ in length.
     pub fn bind(settings: ShardSettings) -> Result<Shard, ShardError> {
         settings.check()?;
         let router = &settings.router;
         let mut bound = Vec::new();
+        let tls = settings.server_tls()?;
         for (index, (listener, listen)) in router.listeners.iter().zip(&settings.listeners).enumerate() {
             let failed = |source| ShardError::Listen {
                 address: listener.address.clone(),
@@ -173,7 +215,7 @@ impl Shard {
                 });
             }
         }
-        Ok(Shard { settings, bound })
+        Ok(Shard { settings, bound, tls })
     }
 
     /// The open addresses, with the real port of a listener that asked for port 0. A listener whose name has several
@@ -191,7 +233,7 @@ impl Shard {
     ///
     /// [`ShardError::Listen`] if the runtime cannot take over a socket.
     pub async fn run(self, mut commands: mpsc::Receiver<Command>) -> Result<(), ShardError> {
-        let Shard { settings, bound } = self;
+        let Shard { settings, bound, tls } = self;
         let mut listeners = Vec::new();
         for Bound {
             listener,
@@ -210,6 +252,8 @@ impl Shard {
         let turn = Rc::new(Turn::new(
             Router::new(settings.router, turn::now()),
             settings.connectors,
+            settings.passwords,
+            tls,
         ));
         let mut tasks = Tasks::spawn(&turn, listeners);
 
@@ -235,15 +279,19 @@ impl Shard {
 }
 
 fn reload(turn: &Rc<Turn>, open: usize, settings: ShardSettings) {
-    let fault = match settings.check() {
-        Ok(()) if settings.listeners.len() == open => None,
-        Ok(()) => Some("listeners cannot come or go while they are open".to_owned()),
-        Err(error) => Some(error.to_string()),
+    let tls = match settings.check().and_then(|()| settings.server_tls()) {
+        Ok(tls) if tls.len() == open => tls,
+        Ok(_) => {
+            let fault = "listeners cannot come or go while they are open";
+            error!(target: "SERVER", "Configuration not taken over: {fault}");
+            return;
+        }
+        Err(fault) => {
+            error!(target: "SERVER", "Configuration not taken over: {fault}");
+            return;
+        }
     };
-    if let Some(fault) = fault {
-        error!(target: "SERVER", "Configuration not taken over: {fault}");
-        return;
-    }
+    turn.renew_security(Arc::clone(&settings.passwords), tls);
     let reloaded = turn.reconfigure(settings);
     info!(
         target: "SERVER",

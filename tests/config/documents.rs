@@ -211,7 +211,6 @@ fn row(entity: &str, attribute: &Attribute) -> String {
         .map(|refusal| match refusal.when {
             When::Set => "refused".to_owned(),
             When::Is(values) => format!("refused: {}", code(values.iter().copied())),
-            When::Beyond(known) => format!("refused: others than {}", code(known.iter().copied())),
         })
         .collect();
     let support = match attribute.support {

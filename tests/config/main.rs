@@ -7,6 +7,7 @@ mod failover;
 mod grammar;
 mod properties;
 mod secrets;
+mod security;
 
 use linkrouterd::config::{self, Config, Report};
 

@@ -63,6 +63,7 @@ class Stand:
         self.hub_stack = hub_stack
         self.directory = directory
         self.tls = authority.files() if binary else None
+        self.device_tls = authority.device_files()
         self.plain_auth = None
         sasl = "sasl-mechanisms: ANONYMOUS"
         if plain:
@@ -73,7 +74,7 @@ class Stand:
         self.hub_port = port_for_a_hub()
         self.hub = self.new_hub()
         if binary:
-            self.daemon = Daemon(binary, directory, authority.ca, self.hub_port, sasl, trace)
+            self.daemon = Daemon(binary, directory, authority, self.hub_port, sasl, trace)
         self.number = 0
 
     def new_hub(self):
@@ -92,6 +93,7 @@ class Stand:
         self.number += 1
         port = self.daemon.port if self.daemon else self.hub_port
         bench = Bench(self.device(device_stack), self.hub, port, not self.daemon, self.new_hub, f"{device_stack}{self.number}")
+        bench.daemon, bench.device_tls = self.daemon, self.device_tls
         try:
             function(bench)
             bench.finish()

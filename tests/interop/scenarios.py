@@ -7,7 +7,7 @@ connects to the hub itself, which proves the scenario and the peers before the r
 from dataclasses import dataclass
 from typing import Callable
 
-from lab import Failed, Peer
+from lab import DEVICE_PASSWORD, DEVICE_USER, Failed, Peer
 
 SCENARIOS = []
 
@@ -44,6 +44,9 @@ class Bench:
         self.direct = direct
         self.new_hub = new_hub
         self.label = label
+        # None without a router; and what a device needs for TLS with it.
+        self.daemon = None
+        self.device_tls = None
         self.connections = []
         self.hub_links = []
 
@@ -136,6 +139,28 @@ def a_device_with_frames_of_512_bytes(bench):
 @scenario()
 def a_device_without_SASL(bench):
     both_ways(bench, bench.connect(sasl=False), count=20, size=100, window=10)
+
+
+@scenario(direct=False)
+def a_device_with_a_password_over_TLS(bench):
+    conn = bench.connect(user=DEVICE_USER, password=DEVICE_PASSWORD, tls=bench.device_tls)
+    both_ways(bench, conn, count=20, size=20_000, window=10)
+    bench.daemon.expect_line("encrypted=TLSv1.3", "auth=PLAIN", f"user={DEVICE_USER}", f"container_id={conn}")
+    bench.daemon.expect_no_line(DEVICE_PASSWORD)
+
+
+@scenario(direct=False)
+def a_device_with_a_certificate_over_TLS(bench):
+    conn = bench.connect(tls=bench.device_tls, external=True)
+    both_ways(bench, conn, count=20, size=20_000, window=10)
+    bench.daemon.expect_line("encrypted=TLSv1.3", "auth=EXTERNAL", "user=interop-device", f"container_id={conn}")
+
+
+@scenario(direct=False, device_stacks=("rhea",))
+def a_device_with_a_password_in_clear_text(bench):
+    conn = bench.connect(user=DEVICE_USER, password=DEVICE_PASSWORD)
+    both_ways(bench, conn, count=20, size=100, window=10)
+    bench.daemon.expect_line("encrypted=no", "auth=PLAIN", f"user={DEVICE_USER}", f"container_id={conn}")
 
 
 @scenario()

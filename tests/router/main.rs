@@ -22,6 +22,7 @@ mod scenarios_loss;
 mod scenarios_prefixes;
 mod scenarios_reload;
 mod scenarios_routes;
+mod scenarios_security;
 mod scenarios_transfer;
 mod scenarios_two_hubs;
 mod simulation;

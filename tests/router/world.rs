@@ -7,7 +7,9 @@ use linkrouterd::router::settings::{
     ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, HostPort,
     ListenerId, ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
 };
-use linkrouterd::router::{Action, ConnectorReport, Reloaded, Router, TransportInfo, TransportState};
+use linkrouterd::router::{
+    Action, ConnectionKey, ConnectorReport, Login, Reloaded, Router, TransportInfo, TransportState,
+};
 
 use crate::peer::{Announces, Auto, Kind, Peer};
 
@@ -77,6 +79,8 @@ pub(crate) struct World {
     pub(crate) random: Random,
     /// Dials that nobody has answered.
     pub(crate) dials: Vec<ConnectorId>,
+    /// Log-ins that nobody has judged.
+    pub(crate) logins: Vec<(ConnectionKey, Login)>,
     /// What the hub is like when a dial is answered by itself; `None` leaves dials to the test.
     pub(crate) hub: Option<(Auto, Announces)>,
     pub(crate) hubs_made: usize,
@@ -131,6 +135,8 @@ pub(crate) fn settings() -> RouterSettings {
             limits,
             handshake_timeout: Duration::from_secs(10),
             sasl_mechanisms: vec!["ANONYMOUS".into()],
+            authenticate_peer: false,
+            require_encryption: false,
             failover: Vec::new(),
         }],
         connectors: vec![ConnectorSettings {
@@ -181,6 +187,7 @@ impl World {
             chunks: Chunks::Whole,
             random: Random::new(1),
             dials: Vec::new(),
+            logins: Vec::new(),
             hub: Some((HUB_AUTO, Announces::default())),
             hubs_made: 0,
             keeps_logs: true,
@@ -410,6 +417,7 @@ impl World {
                     self.dials.push(connector);
                 }
                 Action::Dial(_) => {}
+                Action::Authenticate(key, login) => self.logins.push((key, *login)),
                 Action::Wake(key) => {
                     let woken = self.peers.iter_mut().find(|t| t.peer.key == Some(key));
                     if let Some(transport) = woken {

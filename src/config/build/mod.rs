@@ -4,6 +4,7 @@
 //! one: the findings decide whether the result may be used.
 
 mod failover;
+pub(super) mod listener;
 pub(super) mod route;
 pub(super) mod tls;
 
@@ -13,8 +14,7 @@ use std::time::Duration;
 
 use super::levels;
 use super::model::{
-    AddressFamily, Connector, ConnectorRole, ErrorConditions, Listener, ListenerRole, Log, LogOutput, Policy,
-    Router, SslProfile,
+    AddressFamily, Connector, ConnectorRole, ErrorConditions, Log, LogOutput, Policy, Router, SslProfile,
 };
 use super::names::{quoted, suggestion};
 use super::report::Findings;
@@ -28,7 +28,7 @@ const MAX_SESSIONS: u16 = 32768;
 /// qdrouterd 1.19: longer ids are refused.
 const MAX_ROUTER_ID: usize = 127;
 
-/// Mechanisms that a connector can use.
+/// Mechanisms that we know.
 const MECHANISMS: [&str; 4] = ["ANONYMOUS", "EXTERNAL", "MSSBCBS", "PLAIN"];
 /// Mechanisms that the SASL library of qdrouterd may have had besides.
 const FOREIGN_MECHANISMS: [&str; 17] = [
@@ -65,6 +65,7 @@ pub(super) fn router(router: &Fields, container: &Fields, findings: &mut Finding
             .find_map(|(fields, name)| fields.is_given(name).then(|| fields.line_of(name))),
         timestamps_in_utc: router.boolean("timestampsInUTC"),
         timestamp_format: router.text("timestampFormat"),
+        sasl_password_file: router.text("saslPasswordFile").filter(|path| !path.is_empty()),
         allow_resumable_link_route: router.boolean("allowResumableLinkRoute"),
         error_conditions: match router.tag("errorConditions") {
             "qd" => ErrorConditions::Qd,
@@ -147,55 +148,6 @@ fn generated_id() -> String {
         }
     }
     id
-}
-
-/// A listener; `None` for one that would serve HTTP, which was already said.
-pub(super) fn listener(fields: &Fields, findings: &mut Findings) -> Option<Listener> {
-    if fields.is_http_listener() {
-        return None;
-    }
-    let family = family(fields);
-    if !fields.is_given("host") {
-        let message = "listener: without `host` only this machine can connect (127.0.0.1, as in qdrouterd 0.6 to 0.8); \
-                       qdrouterd 1.0 and later listened everywhere: for that, write `host: 0.0.0.0`";
-        findings.warning(fields.line, message);
-    }
-    let mut host = host(fields, findings);
-    if host.is_empty() {
-        host = if family == Some(AddressFamily::Ipv6) {
-            "::"
-        } else {
-            "0.0.0.0"
-        }
-        .to_owned();
-    }
-    let port = fields.port("port");
-    let mut sasl_mechanisms = fields.words("saslMechanisms");
-    if sasl_mechanisms.is_empty() {
-        sasl_mechanisms = vec!["ANONYMOUS".to_owned(), "MSSBCBS".to_owned()];
-    }
-    Some(Listener {
-        line: fields.line,
-        name: fields
-            .text("name")
-            .unwrap_or_else(|| format!("listener/{host}:{port}")),
-        host,
-        port,
-        family,
-        role: match fields.tag("role") {
-            "route-container" | "on-demand" => ListenerRole::RouteContainer,
-            _ => ListenerRole::Normal,
-        },
-        multi_tenant: fields.boolean("multiTenant"),
-        policy_vhost: fields.text("policyVhost").filter(|vhost| !vhost.is_empty()),
-        max_frame_size: max_frame_size(fields, findings),
-        max_sessions: max_sessions(fields, findings),
-        max_session_frames: fields.integer("maxSessionFrames").filter(|frames| *frames > 0),
-        idle_timeout: seconds(fields, "idleTimeoutSeconds"),
-        initial_handshake_timeout: seconds(fields, "initialHandshakeTimeoutSeconds"),
-        sasl_mechanisms,
-        failover: failover::urls(fields, findings),
-    })
 }
 
 /// A connector, and the TLS profile that a 0.6 file may hold in the connector itself.

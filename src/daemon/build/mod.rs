@@ -5,16 +5,19 @@
 
 mod inspect;
 mod log;
+mod passwords;
 mod shard;
 #[cfg(test)]
 pub(in crate::daemon) mod site;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::logging::LogSettings;
 use crate::config::{self, Finding, Severity};
 use crate::shard::ShardSettings;
+use crate::shard::passwords::Passwords;
 use inspect::Inspection;
 use log::log_settings;
 use shard::shard_settings;
@@ -58,12 +61,16 @@ pub fn load(path: &Path, surroundings: &Surroundings<'_>) -> Loaded {
     let Some(config) = report.config else {
         return Loaded { plan: None, findings };
     };
+    let passwords = match &config.router.sasl_password_file {
+        None => Passwords::default(),
+        Some(file) => passwords::load(file, &mut findings),
+    };
     findings.extend(Inspection::findings(path, &config, surroundings.now));
     findings.sort_by_key(|finding| finding.line);
     let usable = findings.iter().all(|finding| finding.severity != Severity::Error);
     let plan = usable.then(|| Plan {
         log: log_settings(&config, surroundings.environment),
-        shard: shard_settings(&config),
+        shard: shard_settings(&config, Arc::new(passwords)),
         id_line: config.router.id_line,
         listener_lines: config.listeners.iter().map(|listener| listener.line).collect(),
         profiles: config

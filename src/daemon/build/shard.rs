@@ -11,7 +11,8 @@ use crate::router::settings::{
     ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings, Secret,
 };
 use crate::shard::dial::DialSettings;
-use crate::shard::tls::{TlsSettings, TlsVersion};
+use crate::shard::passwords::Passwords;
+use crate::shard::tls::{ClientCertificates, ServerTlsSettings, TlsSettings, TlsVersion};
 use crate::shard::{AddressFamily, ListenSettings, ShardSettings};
 
 /// From the name look-up to the hub's open: several times what a handshake over a bad mobile link takes.
@@ -23,7 +24,7 @@ const ATTACH_TIMEOUT: Duration = Duration::from_secs(15);
 const LINGER: Duration = Duration::from_secs(60);
 
 /// The settings of the shard, and of the router in it.
-pub(super) fn shard_settings(config: &Config) -> ShardSettings {
+pub(super) fn shard_settings(config: &Config, passwords: Arc<Passwords>) -> ShardSettings {
     ShardSettings {
         router: RouterSettings {
             container_id: config.router.id.clone(),
@@ -42,7 +43,12 @@ pub(super) fn shard_settings(config: &Config) -> ShardSettings {
             attach_timeout: ATTACH_TIMEOUT,
             linger: LINGER,
         },
-        listeners: config.listeners.iter().map(listen_settings).collect(),
+        listeners: config
+            .listeners
+            .iter()
+            .map(|listener| listen_settings(config, listener))
+            .collect(),
+        passwords,
         connectors: config
             .connectors
             .iter()
@@ -69,6 +75,8 @@ fn listener_settings(listener: &config::Listener) -> ListenerSettings {
         },
         handshake_timeout: listener.initial_handshake_timeout.unwrap_or(Duration::ZERO),
         sasl_mechanisms: listener.sasl_mechanisms.clone(),
+        authenticate_peer: listener.authenticate_peer,
+        require_encryption: listener.require_encryption,
         failover: listener
             .failover
             .iter()
@@ -81,12 +89,35 @@ fn listener_settings(listener: &config::Listener) -> ListenerSettings {
     }
 }
 
-fn listen_settings(listener: &config::Listener) -> ListenSettings {
+fn listen_settings(config: &Config, listener: &config::Listener) -> ListenSettings {
     ListenSettings {
         host: listener.host.clone(),
         port: listener.port,
         family: family(listener.family),
+        tls: server_tls_settings(config, listener),
     }
+}
+
+/// How a listener encrypts, if it does.
+pub(super) fn server_tls_settings(config: &Config, listener: &config::Listener) -> Option<ServerTlsSettings> {
+    let profile = config.ssl_profile(listener.ssl_profile.as_deref()?)?;
+    Some(ServerTlsSettings {
+        profile: profile.name.clone(),
+        cert_file: profile.cert_file.as_ref().map(PathBuf::from)?,
+        key_file: profile.private_key_file.as_ref().map(PathBuf::from),
+        versions: tls_versions(profile),
+        clients: match &listener.client_certificates {
+            config::ClientCertificates::Ignored => ClientCertificates::Ignored,
+            config::ClientCertificates::Asked { ca_file } => ClientCertificates::Asked {
+                ca_file: PathBuf::from(ca_file),
+            },
+            config::ClientCertificates::Demanded { ca_file } => ClientCertificates::Demanded {
+                ca_file: PathBuf::from(ca_file),
+            },
+        },
+        uid_format: profile.uid_format.clone().unwrap_or_default(),
+        uid_names_file: profile.uid_name_mapping_file.as_ref().map(PathBuf::from),
+    })
 }
 
 fn connector_settings(config: &Config, connector: &config::Connector) -> ConnectorSettings {
@@ -151,15 +182,18 @@ fn tls_settings(profile: &config::SslProfile, connector: &config::Connector) -> 
         ca_file: profile.ca_cert_file.as_ref().map(PathBuf::from),
         cert_file: profile.cert_file.as_ref().map(PathBuf::from),
         key_file: profile.private_key_file.as_ref().map(PathBuf::from),
-        versions: profile
-            .protocols
-            .iter()
-            .map(|version| match version {
-                config::TlsVersion::Tls12 => TlsVersion::Tls12,
-                config::TlsVersion::Tls13 => TlsVersion::Tls13,
-            })
-            .collect(),
+        versions: tls_versions(profile),
     }
+}
+
+fn tls_versions(profile: &config::SslProfile) -> Vec<TlsVersion> {
+    let versions = profile.protocols.iter();
+    versions
+        .map(|version| match version {
+            config::TlsVersion::Tls12 => TlsVersion::Tls12,
+            config::TlsVersion::Tls13 => TlsVersion::Tls13,
+        })
+        .collect()
 }
 
 fn profile_of<'a>(config: &'a Config, connector: &config::Connector) -> Option<&'a config::SslProfile> {

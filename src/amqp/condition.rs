@@ -14,6 +14,8 @@ pub const FRAMING_ERROR: &str = "amqp:connection:framing-error";
 pub const POLICY_ERROR: &str = "amqp:connection:policy-error";
 /// `amqp:decode-error`
 pub const DECODE_ERROR: &str = "amqp:decode-error";
+/// `amqp:frame-size-too-small`: the smallest form of what is to be said is larger than the peer's frames.
+pub const FRAME_SIZE_TOO_SMALL: &str = "amqp:frame-size-too-small";
 /// `amqp:internal-error`
 pub const INTERNAL_ERROR: &str = "amqp:internal-error";
 /// `amqp:invalid-field`

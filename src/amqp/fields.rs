@@ -84,6 +84,9 @@ impl Kind {
     }
 }
 
+/// Most fields behind the last one known of a composite that is carried: a [`Tail`] counts in a byte.
+pub const MAX_UNKNOWN: u32 = 64;
+
 /// A run of encoded fields, carried as they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tail<'a> {
@@ -224,6 +227,20 @@ impl<'a> Fields<'a> {
             count: u8::try_from(self.remaining).unwrap_or(u8::MAX),
             bytes: self.reader.rest(),
         }
+    }
+
+    /// Passes over fields behind the last one known here, so that they can be carried: a peer that knows more than AMQP
+    /// 1.0 defines may speak to one that does, too. There are at most [`MAX_UNKNOWN`].
+    #[inline]
+    pub fn unknown(&mut self) -> Result<(), DecodeError> {
+        if self.remaining > MAX_UNKNOWN {
+            return Err(DecodeError::TooManyFields);
+        }
+        while self.remaining > 0 {
+            self.remaining -= 1;
+            self.reader.skip_checked()?;
+        }
+        Ok(())
     }
 
     /// Ends the reading: every field has been read, and nothing follows them.

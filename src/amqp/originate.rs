@@ -2,7 +2,7 @@
 //! SDK indexes the list by position.
 
 use super::failover::{self, FailoverServer};
-use super::frame::{FrameType, write_frame};
+use super::frame::{FrameType, HEADER_LENGTH, write_frame};
 use super::performative::Role;
 use super::relay::SessionFlow;
 use super::serial::{Channel, DeliveryId, Handle};
@@ -77,6 +77,10 @@ pub fn write_begin(
         });
     });
 }
+
+/// What a refusing attach without termini takes besides the name, at most: the frame's header, a long list's head, the
+/// head of a long name, handle, role, and eleven fields of a byte.
+pub const REFUSING_ATTACH: usize = HEADER_LENGTH + 12 + 5 + 5 + 1 + 11;
 
 /// Appends the answer to an attach that is refused: the terminus that the refusing side answers for is null (§2.6.3).
 pub fn write_refusing_attach(

@@ -227,6 +227,7 @@ fn open(mut fields: Fields<'_>) -> Result<Open<'_>, DecodeError> {
         fields.raw(Kind::Symbols)?;
     }
     let properties = fields.raw(Kind::Map)?;
+    fields.unknown()?;
     fields.end()?;
     Ok(Open {
         container_id,
@@ -249,6 +250,7 @@ fn begin(mut fields: Fields<'_>) -> Result<Begin, DecodeError> {
     fields.raw(Kind::Symbols)?;
     fields.raw(Kind::Symbols)?;
     fields.raw(Kind::Map)?;
+    fields.unknown()?;
     fields.end()?;
     Ok(begin)
 }
@@ -269,6 +271,7 @@ fn attach(mut fields: Fields<'_>) -> Result<Attach<'_>, DecodeError> {
     fields.raw(Kind::Symbols)?; // offered-capabilities
     fields.raw(Kind::Symbols)?; // desired-capabilities
     fields.raw(Kind::Map)?; // properties
+    fields.unknown()?;
     fields.end()?;
     Ok(Attach {
         name,
@@ -294,6 +297,7 @@ fn flow(mut fields: Fields<'_>) -> Result<Flow<'_>, DecodeError> {
     let drain = fields.boolean()?.unwrap_or(false);
     let echo = fields.boolean()?.unwrap_or(false);
     fields.raw(Kind::Map)?; // properties
+    fields.unknown()?;
     fields.end()?;
     let link = handle.map(|handle| LinkFlow {
         handle,
@@ -327,6 +331,7 @@ fn transfer<'a>(mut fields: Fields<'a>, payload: &'a [u8]) -> Result<Transfer<'a
     fields.raw(Kind::Boolean)?; // resume
     let aborted = fields.boolean()?.unwrap_or(false);
     fields.raw(Kind::Boolean)?; // batchable
+    fields.unknown()?;
     fields.end()?;
     Ok(Transfer {
         handle,
@@ -349,6 +354,7 @@ fn disposition(mut fields: Fields<'_>) -> Result<Disposition<'_>, DecodeError> {
     let settled = fields.boolean()?.unwrap_or(false);
     fields.raw(Kind::Described)?; // state
     fields.raw(Kind::Boolean)?; // batchable
+    fields.unknown()?;
     fields.end()?;
     Ok(Disposition {
         role,
@@ -364,6 +370,7 @@ fn detach(mut fields: Fields<'_>) -> Result<Detach<'_>, DecodeError> {
     let tail = fields.tail();
     let closed = fields.boolean()?.unwrap_or(false);
     let error = fields.raw(Kind::Described)?;
+    fields.unknown()?;
     fields.end()?;
     Ok(Detach {
         handle,
@@ -375,6 +382,7 @@ fn detach(mut fields: Fields<'_>) -> Result<Detach<'_>, DecodeError> {
 
 fn only_error(mut fields: Fields<'_>) -> Result<Option<&[u8]>, DecodeError> {
     let error = fields.raw(Kind::Described)?;
+    fields.unknown()?;
     fields.end()?;
     Ok(error)
 }

@@ -8,7 +8,6 @@ use super::codes::format;
 use super::fields::Tail;
 use super::frame::{FrameType, HEADER_LENGTH, write_frame, write_frame_header};
 use super::performative::{Role, Transfer};
-use super::reader::Reader;
 use super::serial::{Channel, DeliveryId, Handle, TransferId};
 use super::writer::{Writer, uint_size};
 
@@ -49,26 +48,6 @@ pub fn write_attach(
         out.boolean(role.is_receiver());
         out.tail(tail);
     });
-}
-
-/// Attach fields that a small peer can do without, counted from `snd-settle-mode`, in the order in which they go:
-/// `properties`, `desired-capabilities`, `offered-capabilities`, `unsettled` (IoT Hub: devices with 512-byte frames).
-const EXPENDABLE: [usize; 4] = [10, 9, 8, 4];
-
-/// The attach fields behind `role` without the first `dropped` expendable ones. `None` when there are no more.
-pub fn trimmed_attach_tail(tail: Tail<'_>, dropped: usize) -> Option<Vec<u8>> {
-    let without = EXPENDABLE.get(..dropped)?;
-    let mut reader = Reader::new(tail.bytes);
-    let mut out = Vec::with_capacity(tail.bytes.len());
-    for index in 0..usize::from(tail.count) {
-        let field = reader.skip().ok()?;
-        if without.contains(&index) {
-            out.push(format::NULL)
-        } else {
-            out.extend_from_slice(field)
-        }
-    }
-    Some(out)
 }
 
 /// Appends a `flow`: the session's own numbers, and the link part carried from another peer.
@@ -144,7 +123,8 @@ pub fn write_transfer(
     write_first_piece(out, channel, handle, delivery_id, transfer, max_frame_size)
 }
 
-/// The first of several frames: the original's head with `more` set.
+/// The first of several frames: the original's head with `more` set. An abort is one frame, without its payload, which
+/// means nothing (AMQP 1.0 part 2, §2.7.5).
 fn write_first_piece(
     out: &mut Vec<u8>,
     channel: Channel,
@@ -161,10 +141,23 @@ fn write_first_piece(
     for _ in transfer.before_more.count..3 {
         fields.null();
     }
+    let place_of_more = head.len();
+    let mut fields = Writer::new(&mut head);
     fields.boolean(true);
     fields.tail(transfer.after_more);
+    let payload = if transfer.aborted { &[] } else { transfer.payload };
+    // It may be the only one after all: `more` is in its shortest encoding here.
+    if piece_room(head.len(), max_frame_size).is_some_and(|room| payload.len() <= room)
+        && let Some(more) = head.get_mut(place_of_more)
+    {
+        *more = if transfer.more {
+            format::TRUE
+        } else {
+            format::FALSE
+        };
+    }
     let count = transfer.after_more.count.saturating_add(6);
-    write_piece(out, channel, &head, count, transfer.payload, 0, max_frame_size)
+    write_piece(out, channel, &head, count, payload, 0, max_frame_size)
 }
 
 /// A later frame, with every field: whoever reads by position finds them.
@@ -194,6 +187,12 @@ fn write_continuation(
     write_piece(out, channel, &head, 11, transfer.payload, offset, max_frame_size)
 }
 
+/// How much payload a frame holds behind fields of so many bytes; `None` when it does not even hold those.
+fn piece_room(fields: usize, max_frame_size: usize) -> Option<usize> {
+    let list_head = if fields < 255 { 6 } else { LIST_HEAD };
+    max_frame_size.checked_sub(HEADER_LENGTH + list_head + fields)
+}
+
 fn write_piece(
     out: &mut Vec<u8>,
     channel: Channel,
@@ -203,8 +202,7 @@ fn write_piece(
     offset: usize,
     max_frame_size: usize,
 ) -> Written {
-    let list_head = if head.len() < 255 { 6 } else { LIST_HEAD };
-    let Some(room) = max_frame_size.checked_sub(HEADER_LENGTH + list_head + head.len()) else {
+    let Some(room) = piece_room(head.len(), max_frame_size) else {
         return Written::HeadTooLarge;
     };
     let rest = payload.get(offset..).unwrap_or_default();

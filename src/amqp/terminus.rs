@@ -74,6 +74,7 @@ impl<'a> Terminus<'a> {
             fields.raw(Kind::Symbols)?; // outcomes
         }
         fields.raw(Kind::Symbols)?; // capabilities
+        fields.unknown()?;
         fields.end()?;
         Ok(terminus)
     }

@@ -8,9 +8,9 @@ use super::handshake::{Demands, Identity, SaslCredentials};
 use super::limits;
 use super::link::Link;
 use super::outbox::ByteQueue;
-use super::session::{Session, SessionState};
+use super::session::{AttachKind, Session, SessionState};
 use super::window::WindowSize;
-use super::{ConnectionError, trace};
+use super::{ConnectionError, SessionError, trace};
 use crate::amqp::deframer::Deframer;
 use crate::amqp::display::Unit;
 use crate::amqp::failover::FailoverServer;
@@ -316,6 +316,11 @@ impl Connection {
             },
             Performative::Attach(attach) => {
                 let (handle, kind) = session.on_attach(&attach, is_full).map_err(fault)?;
+                if kind == AttachKind::Request
+                    && attach.name.len() + originate::REFUSING_ATTACH > self.remote_max_frame_size
+                {
+                    return Err(fault(SessionError::LinkNameTooLong));
+                }
                 Event::Attach {
                     channel,
                     handle,

@@ -118,8 +118,11 @@ pub enum SessionError {
     #[error("transfer on handle {0}, whose sender is this end")]
     TransferFromReceiver(Handle),
     /// An attach that is larger than the peer's frames, even without what it can do without.
-    #[error("the attach is larger than the peer's max-frame-size allows")]
-    AttachTooLarge,
+    #[error("the peer's max-frame-size cannot hold the attach")]
+    FrameSizeTooSmall,
+    /// An attach that no frame of its sender can answer, not even to refuse it.
+    #[error("the link's name alone fills a frame of the size that its peer takes")]
+    LinkNameTooLong,
     /// More links than one device connection may have.
     #[error("more links than one connection may have")]
     TooManyLinks,
@@ -138,7 +141,10 @@ impl SessionError {
             SessionError::WindowViolation => condition::WINDOW_VIOLATION,
             SessionError::TransferFromReceiver(_) => condition::ERRANT_LINK,
             SessionError::MissingDeliveryId => condition::INVALID_FIELD,
-            SessionError::AttachTooLarge | SessionError::TooManyLinks => condition::RESOURCE_LIMIT_EXCEEDED,
+            SessionError::FrameSizeTooSmall | SessionError::LinkNameTooLong => {
+                condition::FRAME_SIZE_TOO_SMALL
+            }
+            SessionError::TooManyLinks => condition::RESOURCE_LIMIT_EXCEEDED,
         }
     }
 }

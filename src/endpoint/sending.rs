@@ -10,6 +10,7 @@ use super::link::End;
 use super::outbox::ByteQueue;
 use super::session::{Session, SessionState};
 use super::{ConnectionError, SessionError, trace};
+use crate::amqp::codes::format;
 use crate::amqp::condition::AmqpError;
 use crate::amqp::fields::Tail;
 use crate::amqp::header::ProtocolHeader;
@@ -17,7 +18,7 @@ use crate::amqp::originate::{self, OpenFields};
 use crate::amqp::performative::{Role, Transfer};
 use crate::amqp::relay::{self, Written};
 use crate::amqp::serial::{Channel, DeliveryId, Handle};
-use crate::amqp::shrink;
+use crate::amqp::shrink::{self, Attaching};
 use crate::amqp::writer::Writer;
 
 impl Connection {
@@ -71,8 +72,7 @@ impl Connection {
             return Vec::new();
         };
         let owners = session.end();
-        let shorter = error.and_then(|error| shrink::value(error, self.room_for_fields()));
-        self.emit(|out| originate::write_end(out, channel, shorter.as_deref().or(error)));
+        self.emit_with_error(error, |out, error| originate::write_end(out, channel, error));
         owners
     }
 
@@ -88,7 +88,6 @@ impl Connection {
         owner: u32,
         tail: Tail<'_>,
     ) -> Result<Handle, SessionError> {
-        self.trimmed_attach(name, tail)?;
         let session = self
             .session_mut(channel)
             .ok_or(SessionError::HandleMax(Handle(0)))?;
@@ -97,42 +96,53 @@ impl Connection {
             link.local = End::Attached;
             link.owner = Some(owner);
         }
-        self.emit_attach(channel, name, handle, role, tail);
+        if !self.emit_attach(channel, name, handle, role, tail, Attaching::Request) {
+            if let Some(session) = self.session_mut(channel) {
+                session.take_back(handle);
+            }
+            return Err(SessionError::FrameSizeTooSmall);
+        }
         Ok(handle)
     }
 
     /// Answers the peer's attach, with another peer's answer behind the role.
-    pub fn answer_attach(&mut self, channel: Channel, handle: Handle, tail: Tail<'_>) {
+    ///
+    /// # Errors
+    /// No frame of the peer holds the answer, which has not been sent.
+    pub fn answer_attach(
+        &mut self,
+        channel: Channel,
+        handle: Handle,
+        tail: Tail<'_>,
+    ) -> Result<(), SessionError> {
         let Some(link) = self.link_mut(channel, handle) else {
-            return;
+            return Ok(());
         };
-        link.local = End::Attached;
         let (name, role) = (link.name.clone(), link.role);
-        self.emit_attach(channel, &name, handle, role, tail);
-    }
-
-    fn emit_attach(&mut self, channel: Channel, name: &str, handle: Handle, role: Role, tail: Tail<'_>) {
-        // What does not fit without its expendable fields either can only be said whole.
-        let trimmed = self.trimmed_attach(name, tail).unwrap_or_default();
-        let tail = Tail {
-            count: tail.count,
-            bytes: trimmed.as_deref().unwrap_or(tail.bytes),
-        };
-        self.emit(|out| relay::write_attach(out, channel, name, handle, role, tail));
-    }
-
-    /// An attach cannot be split into frames: for a peer with small frames it loses what it can do without.
-    /// `Ok(None)`: it fits as it is.
-    fn trimmed_attach(&self, name: &str, tail: Tail<'_>) -> Result<Option<Vec<u8>>, SessionError> {
-        let room = self.remote_max_frame_size.saturating_sub(name.len() + 32);
-        if tail.bytes.len() <= room {
-            return Ok(None);
+        if !self.emit_attach(channel, &name, handle, role, tail, Attaching::Answer(role)) {
+            return Err(SessionError::FrameSizeTooSmall);
         }
-        (1..)
-            .map_while(|dropped| relay::trimmed_attach_tail(tail, dropped))
-            .find(|shorter| shorter.len() <= room)
-            .map(Some)
-            .ok_or(SessionError::AttachTooLarge)
+        if let Some(link) = self.link_mut(channel, handle) {
+            link.local = End::Attached;
+        }
+        Ok(())
+    }
+
+    /// `false`: even without all that it can lose, the attach fits no frame of the peer.
+    fn emit_attach(
+        &mut self,
+        channel: Channel,
+        name: &str,
+        handle: Handle,
+        role: Role,
+        tail: Tail<'_>,
+        attaching: Attaching,
+    ) -> bool {
+        self.emit_fitting(
+            tail,
+            |tail, room| shrink::attach_tail(tail, attaching, room),
+            |out, tail| relay::write_attach(out, channel, name, handle, role, tail),
+        )
     }
 
     /// Refuses the peer's attach: answers it with a null terminus on our side, and detaches (AMQP 1.0 part 2, §2.6.3).
@@ -148,37 +158,43 @@ impl Connection {
             return;
         };
         let (name, role) = (link.name.clone(), link.role);
-        // An attach cannot be split into frames: rather no echo of the terminus than a frame that is too large.
-        let room = self.remote_max_frame_size.saturating_sub(name.len() + 64);
-        let (source, target) = (
-            source.filter(|s| s.len() < room),
-            target.filter(|t| t.len() < room),
+        // Ours is null. The peer's own is repeated to it as far as that fits: at least the name does.
+        let echo = match role {
+            Role::Receiver => source,
+            Role::Sender => target,
+        };
+        self.emit_fitting(
+            Tail {
+                count: 1,
+                bytes: echo.unwrap_or(&[format::NULL]),
+            },
+            |echo, room| {
+                let short = shrink::address_alone(echo.bytes).filter(|short| short.len() <= room);
+                Some((1, short.unwrap_or_else(|| vec![format::NULL])))
+            },
+            |out, echo| {
+                let (source, target) = match role {
+                    Role::Receiver => (Some(echo.bytes), None),
+                    Role::Sender => (None, Some(echo.bytes)),
+                };
+                originate::write_refusing_attach(out, channel, &name, handle, role, source, target);
+            },
         );
-        self.emit(|out| {
-            originate::write_refusing_attach(out, channel, &name, handle, role, source, target);
-        });
         self.detach_link(channel, handle, true, error);
     }
 
     /// Detaches our end with an error of ours.
     pub fn detach_link(&mut self, channel: Channel, handle: Handle, closed: bool, error: Option<&AmqpError>) {
         let error = error.map(AmqpError::encode);
-        let shorter = error
-            .as_deref()
-            .and_then(|error| shrink::value(error, self.room_for_fields()));
-        let error = shorter.as_deref().or(error.as_deref());
-        self.emit(|out| originate::write_detach(out, channel, handle, closed, error));
+        self.emit_with_error(error.as_deref(), |out, error| {
+            originate::write_detach(out, channel, handle, closed, error);
+        });
         self.after_detach(channel, handle);
     }
 
     /// Detaches our end with the other peer's detach.
     pub fn relay_detach(&mut self, channel: Channel, handle: Handle, tail: Tail<'_>) {
-        let shorter = shrink::tail(tail, self.room_for_fields());
-        let tail = Tail {
-            bytes: shorter.as_deref().unwrap_or(tail.bytes),
-            ..tail
-        };
-        self.emit(|out| relay::write_detach(out, channel, handle, tail));
+        self.emit_shrunk(tail, |out, tail| relay::write_detach(out, channel, handle, tail));
         self.after_detach(channel, handle);
     }
 
@@ -205,12 +221,12 @@ impl Connection {
         else {
             return;
         };
-        let shorter = link.and_then(|(_, tail)| shrink::tail(tail, self.room_for_fields()));
-        let link = link.map(|(handle, tail)| {
-            let bytes = shorter.as_deref().unwrap_or(tail.bytes);
-            (handle, Tail { bytes, ..tail })
-        });
-        self.emit(|out| relay::write_flow(out, channel, flow, link));
+        match link {
+            Some((handle, tail)) => self.emit_shrunk(tail, |out, tail| {
+                relay::write_flow(out, channel, flow, Some((handle, tail)));
+            }),
+            None => self.emit(|out| relay::write_flow(out, channel, flow, None)),
+        }
     }
 
     /// Tells the peer of a wider window, when half of it is used up and `held` frames are still on their way onwards.
@@ -268,12 +284,9 @@ impl Connection {
         last: DeliveryId,
         tail: Tail<'_>,
     ) {
-        let shorter = shrink::tail(tail, self.room_for_fields());
-        let tail = Tail {
-            bytes: shorter.as_deref().unwrap_or(tail.bytes),
-            ..tail
-        };
-        self.emit(|out| relay::write_disposition(out, channel, role, first, last, tail));
+        self.emit_shrunk(tail, |out, tail| {
+            relay::write_disposition(out, channel, role, first, last, tail);
+        });
     }
 
     /// Settles deliveries with a state of ours.
@@ -338,17 +351,7 @@ impl Connection {
             self.send_open();
         }
         let error = error.map(AmqpError::encode);
-        let shorter = error
-            .as_deref()
-            .and_then(|error| shrink::value(error, self.room_for_fields()));
-        let error = shorter.as_deref().or(error.as_deref());
-        self.emit(|out| originate::write_close(out, error));
-    }
-
-    /// What the fields of another peer's performative may take in one frame to this one: heads and the fields of our
-    /// own take less than the rest.
-    fn room_for_fields(&self) -> usize {
-        self.remote_max_frame_size.saturating_sub(64)
+        self.emit_with_error(error.as_deref(), originate::write_close);
     }
 
     /// Our AMQP header is out.
@@ -374,6 +377,58 @@ impl Connection {
             trace::sent(self.number, out.get(start..).unwrap_or_default());
         }
         result
+    }
+
+    /// Appends a frame that carries `carried`; if the peer's frames are too small for that, then what `shorten` leaves of
+    /// it, given how many bytes fit. `false`: it leaves nothing, and nothing was appended.
+    fn emit_fitting(
+        &mut self,
+        carried: Tail<'_>,
+        shorten: impl FnOnce(Tail<'_>, usize) -> Option<(u8, Vec<u8>)>,
+        write: impl Fn(&mut Vec<u8>, Tail<'_>),
+    ) -> bool {
+        let max = self.remote_max_frame_size;
+        self.emit_with(|out| {
+            let start = out.len();
+            write(out, carried);
+            let size = out.len() - start;
+            if size <= max {
+                return true;
+            }
+            out.truncate(start);
+            // The rest of the frame is not larger when it carries less.
+            let room = max.saturating_sub(size - carried.bytes.len());
+            match shorten(carried, room) {
+                Some((count, bytes)) if bytes.len() <= room => {
+                    write(out, Tail { count, bytes: &bytes });
+                    true
+                }
+                _ => false,
+            }
+        })
+    }
+
+    /// Appends a frame with another peer's fields, shortened if they do not fit.
+    fn emit_shrunk(&mut self, fields: Tail<'_>, write: impl Fn(&mut Vec<u8>, Tail<'_>)) {
+        self.emit_fitting(
+            fields,
+            |fields, room| Some((fields.count, shrink::tail(fields, room))),
+            write,
+        );
+    }
+
+    /// Appends a frame with an encoded error, shortened if it does not fit.
+    fn emit_with_error(&mut self, error: Option<&[u8]>, write: impl Fn(&mut Vec<u8>, Option<&[u8]>)) {
+        match error {
+            Some(bytes) => {
+                self.emit_fitting(
+                    Tail { count: 1, bytes },
+                    |error, room| Some((1, shrink::value(error.bytes, room))),
+                    |out, error| write(out, Some(error.bytes)),
+                );
+            }
+            None => self.emit(|out| write(out, None)),
+        }
     }
 
     /// What waits for the transport.

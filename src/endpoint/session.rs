@@ -144,6 +144,14 @@ impl Session {
         Ok(handle)
     }
 
+    /// Undoes [`add_link`](Self::add_link): nothing was said of it.
+    pub(super) fn take_back(&mut self, handle: Handle) {
+        if let Some(slot) = index(handle).and_then(|index| self.links.get_mut(index)) {
+            *slot = None;
+        }
+        self.forget_free_slots();
+    }
+
     /// Our handle for the peer's.
     #[inline]
     pub(super) fn local_handle(&self, remote: Handle) -> Result<Handle, SessionError> {
@@ -211,6 +219,10 @@ impl Session {
         {
             *slot = None;
         }
+        self.forget_free_slots();
+    }
+
+    fn forget_free_slots(&mut self) {
         while matches!(self.links.last(), Some(None)) {
             self.links.pop();
         }

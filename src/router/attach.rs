@@ -211,12 +211,13 @@ impl Router {
             Ok(handle) => handle,
             Err(error) => {
                 connector.names.remove(&(role, upstream_name));
-                let what = if error == SessionError::AttachTooLarge {
-                    "the attach is larger than the hub's frames"
+                return Err(if error == SessionError::FrameSizeTooSmall {
+                    let what = "the attach is larger than the hub's max-frame-size";
+                    AmqpError::new(error.condition(), what)
                 } else {
-                    "the hub allows no more links on a session"
-                };
-                return Err(AmqpError::new(condition::RESOURCE_LIMIT_EXCEEDED, what));
+                    let what = "the hub allows no more links on a session";
+                    AmqpError::new(condition::RESOURCE_LIMIT_EXCEEDED, what)
+                });
             }
         };
         let flow = match self.link_pairs.get_mut(index(number)) {
@@ -254,10 +255,38 @@ impl Router {
         if let Some((connection, channel, handle)) = self.link_end(number, Leg::Device)
             && let Some(entry) = self.entry_mut(connection)
         {
-            entry.connection.answer_attach(channel, handle, tail);
+            let answered = entry.connection.answer_attach(channel, handle, tail);
             self.wake(connection);
+            if let Err(error) = answered {
+                return self.refuse_answered(number, attach, error);
+            }
         }
         self.pump(pair, way);
+    }
+
+    /// The device cannot be told what the hub answered, so neither gets the link.
+    fn refuse_answered(&mut self, number: u32, answer: &Attach<'_>, error: SessionError) {
+        let error = AmqpError::new(
+            error.condition(),
+            "the hub's attach is larger than the device's max-frame-size, even without all that it can lose",
+        );
+        let device = self.link_end(number, Leg::Device);
+        let upstream = self.link_end(number, Leg::Upstream);
+        self.free_and_pump(number);
+        if let Some((connection, channel, handle)) = device {
+            // What was asked for is what the answer repeats.
+            let asked = Attach {
+                role: answer.role.other(),
+                ..*answer
+            };
+            self.refuse(connection, channel, handle, &asked, &error);
+        }
+        if let Some((connection, channel, handle)) = upstream
+            && let Some(entry) = self.entry_mut(connection)
+        {
+            entry.connection.detach_link(channel, handle, true, Some(&error));
+            self.wake(connection);
+        }
     }
 
     /// Answers an attach with a null terminus and a detach (AMQP 1.0 part 2, §2.6.3).

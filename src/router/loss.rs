@@ -314,7 +314,7 @@ impl Router {
     /// A link whose transfers cannot be expressed in the other side's frames.
     pub(super) fn detach_oversized(&mut self, number: u32) {
         let error = AmqpError::new(
-            condition::RESOURCE_LIMIT_EXCEEDED,
+            condition::FRAME_SIZE_TOO_SMALL,
             "the other peer's max-frame-size cannot hold the head of a transfer on this link",
         );
         for leg in [Leg::Device, Leg::Upstream] {

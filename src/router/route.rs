@@ -200,21 +200,16 @@ impl Connector {
 
 /// The terminus that decides, by the role of the device.
 fn routed_terminus<'a>(attach: &Attach<'a>) -> Result<(Direction, Option<Terminus<'a>>), AmqpError> {
-    let malformed = |which: &str| AmqpError::new(condition::DECODE_ERROR, format!("malformed {which}"));
-    let source = attach
-        .source
+    // The other terminus is not this router's business, whatever it is.
+    let (direction, encoded, which) = match attach.role {
+        Role::Sender => (Direction::In, attach.target, "target"),
+        Role::Receiver => (Direction::Out, attach.source, "source"),
+    };
+    let terminus = encoded
         .map(Terminus::parse)
         .transpose()
-        .map_err(|_| malformed("source"))?;
-    let target = attach
-        .target
-        .map(Terminus::parse)
-        .transpose()
-        .map_err(|_| malformed("target"))?;
-    Ok(match attach.role {
-        Role::Sender => (Direction::In, target),
-        Role::Receiver => (Direction::Out, source),
-    })
+        .map_err(|_| AmqpError::new(condition::DECODE_ERROR, format!("malformed {which}")))?;
+    Ok((direction, terminus))
 }
 
 fn asked<'a>(direction: Direction, terminus: Option<&Terminus<'a>>) -> Result<Asked<'a>, AmqpError> {

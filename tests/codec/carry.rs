@@ -7,6 +7,7 @@ use linkrouterd::amqp::reader::Reader;
 use linkrouterd::amqp::relay::{self, SessionFlow, Written};
 use linkrouterd::amqp::sasl::SaslFrame;
 use linkrouterd::amqp::serial::{Channel, DeliveryId, Handle, TransferId};
+use linkrouterd::amqp::shrink::{self, Attaching};
 use linkrouterd::amqp::value::{Array, Value};
 use proptest::collection::vec;
 use proptest::option;
@@ -213,28 +214,102 @@ proptest! {
         prop_assert_eq!(read(&out, 0x12), (Channel(channel), with_head(&head, &fields), vec![]));
     }
 
+    /// The order of [`shrink::attach_tail`], told again: each loss only if those before it were not enough.
     #[test]
-    fn an_attach_is_trimmed_of_what_it_can_lose(fields in attach(), wide in widths(), dropped in 0..6usize) {
+    fn an_attach_is_trimmed_in_the_documented_order(
+        fields in attach(), unknown in leaf(), wide in widths(), short_by in 1..1500usize, answers in option::of(any::<bool>()),
+    ) {
+        let mut fields = fields;
+        if fields.len() == 14 {
+            fields.push(unknown);
+        }
         let body = body(0x12, &fields, &wide);
         let Performative::Attach(attach) = Performative::parse(&body).unwrap() else { panic!("no attach") };
-        let trimmed_tail = relay::trimmed_attach_tail(attach.tail, dropped);
-        prop_assert_eq!(trimmed_tail.is_some(), dropped <= 4);
-        if let Some(tail) = trimmed_tail {
-            let mut left = Vec::new();
-            let mut reader = Reader::new(&tail);
-            while !reader.is_empty() {
-                left.push(Value::read(&mut reader).unwrap());
-            }
-            // properties, desired- and offered-capabilities, unsettled
-            let lost = [13, 12, 11, 7].map(|index: usize| index - 3);
-            let mut expected = fields[3..].to_vec();
-            for index in lost.into_iter().take(dropped) {
-                if let Some(field) = expected.get_mut(index) {
-                    *field = Value::Null;
-                }
-            }
-            prop_assert_eq!(left, expected);
+        let room = attach.tail.bytes.len().saturating_sub(short_by);
+        let attaching = match answers {
+            None => Attaching::Request,
+            Some(true) => Attaching::Answer(Role::Receiver),
+            Some(false) => Attaching::Answer(Role::Sender),
+        };
+        let trimmed = shrink::attach_tail(attach.tail, attaching, room);
+
+        let mut before = Vec::new();
+        let mut reader = Reader::new(attach.tail.bytes);
+        for _ in 0..attach.tail.count {
+            before.push(reader.skip().unwrap().to_vec());
         }
+        let null = |fields: &mut Vec<Vec<u8>>, index: usize| {
+            if let Some(field) = fields.get_mut(index) {
+                *field = vec![0x40];
+            }
+        };
+        let mut expected = before.clone();
+        let fits = |fields: &Vec<Vec<u8>>| fields.concat().len() <= room;
+        let has_unsettled = before.get(4).is_some_and(|map| !matches!(Value::decode(map).unwrap(), Value::Map(entries) if entries.is_empty()) && *map != [0x40]);
+        let mut loses_unsettled = false;
+        for loss in 0..5 {
+            match loss {
+                0 => expected.truncate(10),
+                1 if has_unsettled => {
+                    loses_unsettled = true;
+                    null(&mut expected, 4);
+                    expected.resize(expected.len().max(6), vec![0x40]);
+                    expected[5] = vec![0x41];
+                }
+                2 => null(&mut expected, 9),
+                3 => null(&mut expected, 8),
+                4 => {
+                    let echo = match attaching {
+                        Attaching::Request => None,
+                        Attaching::Answer(Role::Receiver) => expected.get_mut(2),
+                        Attaching::Answer(Role::Sender) => expected.get_mut(3),
+                    };
+                    if let Some(echo) = echo
+                        && let Ok((code @ (0x28 | 0x29), terminus)) = Reader::new(echo).composite()
+                    {
+                        let address = match terminus.tail().count {
+                            0 => &[0x40],
+                            _ => Reader::new(terminus.tail().bytes).skip().unwrap(),
+                        };
+                        let mut short = vec![0x00, 0x53, u8::try_from(code).unwrap()];
+                        match u8::try_from(address.len() + 1) {
+                            Ok(size) => short.extend([0xc0, size, 1]),
+                            Err(_) => {
+                                short.push(0xd0);
+                                short.extend(u32::try_from(address.len() + 4).unwrap().to_be_bytes());
+                                short.extend([0, 0, 0, 1]);
+                            }
+                        }
+                        short.extend(address);
+                        if short.len() < echo.len() {
+                            *echo = short;
+                        }
+                    }
+                }
+                _ => {}
+            }
+            if fits(&expected) {
+                break;
+            }
+        }
+        prop_assert_eq!(trimmed.is_some(), fits(&expected));
+        let Some((count, bytes)) = trimmed else { return Ok(()) };
+        prop_assert!(bytes.len() <= room);
+        let mut after = Vec::new();
+        let mut reader = Reader::new(&bytes);
+        for _ in 0..count {
+            after.push(reader.skip_checked().unwrap().to_vec());
+        }
+        prop_assert!(reader.is_empty());
+        if loses_unsettled && after[4] != [0x40] {
+            // Some entries were saved: the first ones.
+            let (Ok(Value::Map(some)), Ok(Value::Map(all))) = (Value::decode(&after[4]), Value::decode(&before[4])) else {
+                panic!("no maps")
+            };
+            prop_assert!(!some.is_empty() && some.len() < all.len() && all.starts_with(&some));
+            after[4] = vec![0x40];
+        }
+        prop_assert_eq!(after, expected);
     }
 
     #[test]
@@ -310,6 +385,7 @@ proptest! {
             let more = found.get(5) == Some(&Value::Boolean(true));
             let is_last = written == Written::All;
             prop_assert_eq!(more, transfer.more || !is_last);
+            prop_assert!(number == 0 || !transfer.aborted, "an abort is one frame");
             let settled = found.get(4).cloned().unwrap_or(Value::Null);
             prop_assert_eq!(settled, transfer.settled.map_or(Value::Null, Value::Boolean));
             prop_assert_eq!(found.get(9) == Some(&Value::Boolean(true)), transfer.aborted && number == 0);
@@ -329,7 +405,8 @@ proptest! {
                 _ => break,
             }
         }
-        prop_assert_eq!(carried, payload);
+        // What an abort carries means nothing (AMQP 1.0 part 2, §2.7.5).
+        prop_assert!(carried == payload || transfer.aborted && carried.is_empty());
     }
 
     #[test]
@@ -359,10 +436,31 @@ proptest! {
     }
 
     #[test]
-    fn more_fields_than_defined_are_refused(extra in leaf(), wide in widths()) {
-        let fields = [Value::Uint(0), Value::Boolean(true), Value::Null, extra];
-        prop_assert!(Performative::parse(&body(0x16, &fields, &wide)).is_err());
+    fn fields_behind_the_last_one_known_are_carried(extra in vec(leaf(), 1..=64), wide in widths()) {
+        let mut fields = vec![Value::Uint(0), Value::Boolean(true), Value::Null];
+        fields.extend(extra);
+        let body = body(0x16, &fields, &wide);
+        let Performative::Detach(detach) = Performative::parse(&body).unwrap() else { panic!("no detach") };
+        prop_assert_eq!(usize::from(detach.tail.count), fields.len() - 1);
+        let mut out = Vec::new();
+        relay::write_detach(&mut out, Channel(0), Handle(0), detach.tail);
+        prop_assert_eq!(read(&out, 0x16).1, trimmed(fields));
     }
+}
+
+#[test]
+fn more_unknown_fields_than_a_performative_may_have_are_refused() {
+    for (count, is_fine) in [(3 + 64, true), (3 + 65, false), (300, false)] {
+        let body = body(
+            0x16,
+            &[vec![Value::Uint(0)], vec![Value::Null; count - 1]].concat(),
+            &[false],
+        );
+        assert_eq!(Performative::parse(&body).is_ok(), is_fine, "{count} fields");
+    }
+    // What cannot be read cannot be carried.
+    let broken = [0x00, 0x53, 0x16, 0xc0, 0x06, 0x04, 0x43, 0x40, 0x40, 0xa0, 0x09];
+    assert!(Performative::parse(&broken).is_err());
 }
 
 #[test]

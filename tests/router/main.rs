@@ -4,11 +4,17 @@
 //! (`LINKROUTERD_SEED=n` replays one, `LINKROUTERD_SCHEDULES=n` changes their number).
 
 mod back_pressure;
+mod conformance_attach;
 mod conformance_detach;
 mod conformance_disposition;
+mod conformance_flow;
 mod conformance_recovery;
+mod conformance_small_frames;
+mod conformance_transfer;
 mod hostile;
 mod peer;
+mod regressions_transfer;
+mod said;
 mod scenarios_attach;
 mod scenarios_balance;
 mod scenarios_brokers;
@@ -23,7 +29,11 @@ mod scenarios_security;
 mod scenarios_transfer;
 mod scenarios_two_hubs;
 mod simulation;
+mod tap;
+mod transparency;
 mod tunnel;
+#[path = "../codec/values.rs"]
+mod values;
 mod vectors;
 mod wire;
 mod world;

@@ -13,6 +13,7 @@ use std::future::Future;
 use std::time::Duration;
 
 pub(crate) mod article;
+pub(crate) mod bare;
 pub(crate) mod broker;
 pub(crate) mod certificates;
 pub(crate) mod daemon;

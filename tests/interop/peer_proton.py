@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 
-from proton import Condition, Delivery, Endpoint, Handler, Link, Message, SSLDomain, symbol
+from proton import Condition, Data, Delivery, Described, Endpoint, Handler, Link, Message, SSLDomain, Terminus, symbol, ulong
 from proton.reactor import ApplicationEvent, Container, EventInjector
 
 import payload
@@ -35,6 +35,8 @@ def name_of(modes, value):
 
 def plain(value):
     """A Proton value as something JSON can say."""
+    if isinstance(value, Described):
+        return plain(value.value)
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -46,6 +48,67 @@ def plain(value):
     if isinstance(value, int):
         return int(value)
     return str(value)
+
+
+DISTRIBUTIONS = {"move": Terminus.DIST_MODE_MOVE, "copy": Terminus.DIST_MODE_COPY}
+EXPIRIES = {
+    "link-detach": Terminus.EXPIRE_WITH_LINK,
+    "session-end": Terminus.EXPIRE_WITH_SESSION,
+    "connection-close": Terminus.EXPIRE_WITH_CONNECTION,
+    "never": Terminus.EXPIRE_NEVER,
+}
+
+
+def fill_terminus(terminus, address, durable=0, expiry=None, distribution=None, capabilities=(), filters=None, coordinator=False):
+    """Writes what was asked for; a filter is `[descriptor, value]`, or a value that is not described."""
+    if coordinator:
+        terminus.type = Terminus.COORDINATOR
+    else:
+        terminus.address = address
+        terminus.durability = durable
+    if expiry:
+        terminus.expiry_policy = EXPIRIES[expiry]
+    if distribution:
+        terminus.distribution_mode = DISTRIBUTIONS[distribution]
+    if capabilities:
+        terminus.capabilities.put_array(False, Data.SYMBOL)
+        terminus.capabilities.enter()
+        for capability in capabilities:
+            terminus.capabilities.put_symbol(symbol(capability))
+        terminus.capabilities.exit()
+    if filters:
+        described = {
+            symbol(name): Described(ulong(wanted[0]), wanted[1]) if isinstance(wanted, list) else wanted
+            for name, wanted in filters.items()
+        }
+        terminus.filter.put_dict(described)
+
+
+def first_object(data):
+    """What a Proton `Data` holds; nothing if it is empty."""
+    data.rewind()
+    return data.get_object() if data.next() is not None else None
+
+
+def dress(message, stream, number):
+    """Gives a message what a broker keeps and selects by. `fault_in_dress` knows the rule, and so does peer_rhea.js."""
+    message.durable = True
+    message.id = f"{stream}-{number}"
+    message.subject = stream
+    message.properties = {"number": number, "parity": "odd" if number % 2 else "even"}
+    message.annotations = {symbol("x-opt-number"): number}
+    return message
+
+
+def fault_in_dress(message, stream, number):
+    wanted = dress(Message(), stream, number)
+    for field in ("durable", "id", "subject", "properties"):
+        seen = getattr(message, field)
+        if seen != getattr(wanted, field):
+            return f"message {number}: {field} is {seen!r}"
+    # A broker may add annotations of its own.
+    note = (message.annotations or {}).get(symbol("x-opt-number"))
+    return None if note == number else f"message {number}: x-opt-number is {note!r}"
 
 
 def condition_fields(condition):
@@ -147,7 +210,7 @@ class Peer(Handler):
         connection.key = conn
         self.connections[conn] = connection
 
-    def do_attach(self, conn, link, role, address, snd="mixed", rcv="first", name=None, properties=None):
+    def do_attach(self, conn, link, role, address, snd="mixed", rcv="first", name=None, properties=None, terminus=None, receive=None):
         connection = self.connections[conn]
         if not hasattr(connection, "only_session"):
             session = connection.session()
@@ -155,7 +218,7 @@ class Peer(Handler):
             connection.only_session = session
         session = connection.only_session
         endpoint = session.sender(name or link) if role == "sender" else session.receiver(name or link)
-        (endpoint.target if role == "sender" else endpoint.source).address = address
+        fill_terminus(endpoint.target if role == "sender" else endpoint.source, address, **(terminus or {}))
         endpoint.snd_settle_mode = SETTLE_MODES[snd]
         endpoint.rcv_settle_mode = RECEIVE_MODES[rcv]
         if properties:
@@ -164,10 +227,15 @@ class Peer(Handler):
         endpoint.state_of = state
         self.links[link] = state
         endpoint.open()
+        if receive:
+            self.do_receive(link, **receive)
 
-    def do_receive(self, link, stream, size, count, outcome=None, settle=True, window=0, report=False):
+    def do_receive(self, link, stream, size, count, outcome=None, settle=True, window=0, report=False, **rule):
         state = self.links[link]
         state.plan = {
+            "first": rule.get("first", 0),
+            "step": rule.get("step", 1),
+            "dressed": rule.get("dressed", False),
             "stream": stream,
             "size": size,
             "count": count,
@@ -189,11 +257,10 @@ class Peer(Handler):
         state.waits_for_drain = True
         state.link.drain(0)
 
-    def do_send(self, link, stream, count, size, first=0, settled=False, report=False):
+    def do_send(self, link, stream, count, size, first=0, settled=False, report=False, dressed=False):
         state = self.links[link]
-        state.queue.append(
-            {"stream": stream, "next": first, "end": first + count, "size": size, "settled": settled, "report": report}
-        )
+        job = {"stream": stream, "next": first, "end": first + count, "size": size}
+        state.queue.append({**job, "settled": settled, "report": report, "dressed": dressed})
         self.pump(state)
 
     def do_send_sections(self, link):
@@ -235,8 +302,9 @@ class Peer(Handler):
             "outcome_before_settlement": state.outcome_before_settlement,
         }
 
-    def do_detach(self, link):
-        self.links[link].link.close()
+    def do_detach(self, link, closed=True):
+        link = self.links[link].link
+        link.close() if closed else link.detach()
 
     def do_close(self, conn):
         self.connections[conn].close()
@@ -323,6 +391,7 @@ class Peer(Handler):
             snd=name_of(SETTLE_MODES, link.remote_snd_settle_mode),
             rcv=name_of(RECEIVE_MODES, link.remote_rcv_settle_mode),
             properties=plain(link.remote_properties),
+            filter=plain(first_object(link.remote_source.filter)),
         )
         self.pump(state)
 
@@ -366,7 +435,8 @@ class Peer(Handler):
             delivery.number = number
             delivery.report = job["report"]
             body = payload.make(job["stream"], number, job["size"])
-            link.send(Message(body=body, inferred=True).encode())
+            message = Message(body=body, inferred=True)
+            link.send((dress(message, job["stream"], number) if job["dressed"] else message).encode())
             if job["settled"] or link.snd_settle_mode == Link.SND_SETTLED:
                 delivery.settle()
             link.advance()
@@ -414,11 +484,14 @@ class Peer(Handler):
         elif number >= plan["count"]:
             self.note(state, f"message beyond the {plan['count']} that were due")
         else:
+            number = plan["first"] + number * plan["step"]
             # With `report` the runner compares the numbers itself: after a restart a stream does not begin at 0.
             if plan["report"]:
                 number = int(bytes(message.body)[:60].split(b":")[1])
                 self.say(event="delivery", link=state.key, number=number, settled=delivery.settled)
             fault = payload.fault(message.body, plan["stream"], number, plan["size"])
+            if not fault and plan["dressed"]:
+                fault = fault_in_dress(message, plan["stream"], number)
             if fault:
                 self.note(state, fault)
         if delivery.settled:

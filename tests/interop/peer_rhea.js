@@ -42,6 +42,7 @@ function plain(value) {
     if (Array.isArray(value)) return value.map(plain);
     if (typeof value === 'object') {
         if (value.constructor && value.constructor.name === 'Typed') return plain(value.value);
+        if (rhea.types.is_ulong && value.descriptor) return plain(value.value);
         return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, plain(v)]));
     }
     return value;
@@ -89,6 +90,53 @@ function stateOf(key) {
     return state;
 }
 
+/** A terminus as it was asked for; a filter is `[descriptor, value]`, or a value that is not described. */
+function terminusOf(address, { durable, expiry, distribution, capabilities, filters }) {
+    const terminus = { address };
+    if (durable) terminus.durable = durable;
+    if (expiry) terminus.expiry_policy = expiry;
+    if (distribution) terminus.distribution_mode = distribution;
+    if (capabilities) terminus.capabilities = capabilities;
+    if (filters) {
+        terminus.filter = {};
+        for (const [name, wanted] of Object.entries(filters)) {
+            const described = Array.isArray(wanted);
+            terminus.filter[name] = described ? rhea.types.wrap_described(wanted[1], wanted[0]) : wanted;
+        }
+    }
+    return terminus;
+}
+
+/** A target of a kind that rhea has no name for: the other side's transactions (AMQP 1.0 part 4, §4.5.1). */
+function coordinator() {
+    return rhea.types.described(rhea.types.wrap_ulong(0x30), rhea.types.wrap_list([]));
+}
+
+/** What a broker keeps of a message and selects by; the rule is that of `dress` in peer_proton.py. */
+function dress(stream, number) {
+    return {
+        durable: true,
+        message_id: `${stream}-${number}`,
+        subject: stream,
+        application_properties: { number, parity: number % 2 ? 'odd' : 'even' },
+        message_annotations: { 'x-opt-number': number },
+    };
+}
+
+function faultInDress(message, stream, number) {
+    const wanted = dress(stream, number);
+    for (const field of ['durable', 'message_id', 'subject']) {
+        if (message[field] !== wanted[field]) return `message ${number}: ${field} is ${message[field]}`;
+    }
+    for (const section of ['application_properties', 'message_annotations']) {
+        for (const [key, value] of Object.entries(wanted[section])) {
+            const seen = (message[section] || {})[key];
+            if (seen !== value) return `message ${number}: ${key} is ${seen}`;
+        }
+    }
+    return undefined;
+}
+
 // ----- commands
 
 const commands = {
@@ -124,21 +172,24 @@ const commands = {
         return {};
     },
 
-    attach({ conn, link, role, address, snd = 'mixed', rcv = 'first', name, properties }) {
+    attach({ conn, link, role, address, snd = 'mixed', rcv = 'first', name, properties, terminus = {}, receive }) {
         const options = { name: name || link, snd_settle_mode: SND[snd], rcv_settle_mode: RCV[rcv] };
         if (properties) options.properties = properties;
         const connection = connections.get(conn);
         const endpoint =
             role === 'sender'
-                ? connection.open_sender({ ...options, target: address })
-                : connection.open_receiver({ ...options, source: address });
+                ? connection.open_sender({ ...options, target: terminusOf(address, terminus) })
+                : connection.open_receiver({ ...options, source: terminusOf(address, terminus) });
+        if (terminus.coordinator) endpoint.local.attach.target = coordinator();
         newState(link, endpoint);
+        if (receive) commands.receive({ link, ...receive });
         return {};
     },
 
-    receive({ link, stream, size, count, outcome, settle = true, window = 0, report = false }) {
+    receive({ link, stream, size, count, outcome, settle = true, window = 0, report = false, ...rule }) {
         const state = stateOf(link);
-        state.plan = { stream, size, count, outcome: outcome || { state: 'accepted' }, settle, report };
+        state.plan = { first: 0, step: 1, dressed: false, ...rule };
+        Object.assign(state.plan, { stream, size, count, outcome: outcome || { state: 'accepted' }, settle, report });
         state.window = window;
         state.received = state.presettled = state.peerSettled = 0;
         state.faults = [];
@@ -158,9 +209,9 @@ const commands = {
         return {};
     },
 
-    send({ link, stream, count, size, first = 0, settled = false, report = false }) {
+    send({ link, stream, count, size, first = 0, settled = false, report = false, dressed = false }) {
         const state = stateOf(link);
-        state.queue.push({ stream, next: first, end: first + count, size, settled, report });
+        state.queue.push({ stream, next: first, end: first + count, size, settled, report, dressed });
         pump(state);
         return {};
     },
@@ -204,8 +255,10 @@ const commands = {
         };
     },
 
-    detach({ link }) {
-        stateOf(link).link.close();
+    detach({ link, closed = true }) {
+        const endpoint = stateOf(link).link;
+        if (closed) endpoint.close();
+        else endpoint.detach();
         return {};
     },
 
@@ -298,6 +351,7 @@ function linkOpened({ connection, sender, receiver }) {
         snd: nameOf(SND, link.snd_settle_mode),
         rcv: nameOf(RCV, link.rcv_settle_mode),
         properties: plain(link.properties),
+        filter: plain((link.source && link.source.filter) || null),
     });
     pump(state);
 }
@@ -351,7 +405,8 @@ function pump(state) {
     while (state.queue.length && budget > 0 && link.session.outgoing.available()) {
         const job = state.queue[0];
         const body = rhea.message.data_section(payload.make(job.stream, job.next, job.size));
-        const delivery = link.send({ body }, Buffer.from(`${state.key}-${state.sent}`));
+        const worn = job.dressed ? dress(job.stream, job.next) : {};
+        const delivery = link.send({ ...worn, body }, Buffer.from(`${state.key}-${state.sent}`));
         delivery.interop = { number: job.next, report: job.report };
         if (job.settled) delivery.settled = true;
         state.sent++;
@@ -479,12 +534,14 @@ container.on('message', ({ receiver, delivery, message }) => {
         note(state, `message beyond the ${plan.count} that were due`);
     } else {
         const body = message.body && message.body.content;
+        number = plan.first + number * plan.step;
         // With `report` the runner compares the numbers itself: after a restart a stream does not begin at 0.
         if (plan.report) {
             number = Number(body.subarray(0, 60).toString('latin1').split(':')[1]);
             say({ event: 'delivery', link: state.key, number, settled: delivery.remote_settled });
         }
-        const fault = payload.fault(body, plan.stream, number, plan.size);
+        let fault = payload.fault(body, plan.stream, number, plan.size);
+        if (!fault && plan.dressed) fault = faultInDress(message, plan.stream, number);
         if (fault) note(state, fault);
     }
     if (delivery.remote_settled) {

@@ -34,7 +34,8 @@ use std::path::Path;
 
 pub use model::{
     AddressFamily, Config, Connector, ConnectorRole, Destination, Direction, ErrorConditions, LevelSet,
-    LinkRoute, Listener, Log, LogLevel, LogOutput, Matcher, Policy, Router, SslProfile, TlsVersion,
+    LinkRoute, Listener, ListenerRole, Log, LogLevel, LogOutput, Matcher, Policy, Router, SslProfile,
+    TlsVersion,
 };
 pub use report::{Finding, Report, Severity};
 pub use secret::Secret;

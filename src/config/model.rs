@@ -9,7 +9,7 @@ use super::secret::Secret;
 pub struct Config {
     /// The router; made up when the file has none.
     pub router: Router,
-    /// Sockets that devices connect to, in file order.
+    /// Sockets that devices and brokers connect to, in file order.
     pub listeners: Vec<Listener>,
     /// Connections to hubs, in file order.
     pub connectors: Vec<Connector>,
@@ -65,6 +65,15 @@ pub enum AddressFamily {
     Ipv6,
 }
 
+/// Attribute `role` of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerRole {
+    /// Devices connect.
+    Normal,
+    /// Brokers connect, and serve routes.
+    RouteContainer,
+}
+
 /// Section `listener`.
 #[derive(Clone, Debug)]
 pub struct Listener {
@@ -78,6 +87,12 @@ pub struct Listener {
     pub port: u16,
     /// `None`: whatever the host resolves to.
     pub family: Option<AddressFamily>,
+    /// Who connects.
+    pub role: ListenerRole,
+    /// Whether a device's virtual host is put in front of the addresses that it writes.
+    pub multi_tenant: bool,
+    /// Replaces the hostname in a device's open as its virtual host.
+    pub policy_vhost: Option<String>,
     /// At least 512.
     pub max_frame_size: u32,
     /// From 1 to 32768.
@@ -198,7 +213,7 @@ pub enum Direction {
 /// Who serves a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// The connector of this name, which exists.
+    /// The connector, or the listener of role `route-container`, of this name; one of them exists.
     Connection(String),
     /// Any hub whose open carries this container-id.
     Container(String),

@@ -30,8 +30,9 @@ def scenario(*brokers):
 class BrokerBench:
     """A device process, a broker, and the port that devices connect to."""
 
-    def __init__(self, device, broker, port, direct, label):
+    def __init__(self, device, new_device, broker, port, direct, label):
         self.device = device
+        self.new_device = new_device
         self.broker = broker
         self.port = port
         self.direct = direct
@@ -39,9 +40,9 @@ class BrokerBench:
         self.connections = []
         self.attached = 0
 
-    def connect(self, name="device", **options):
+    def connect(self, name="device"):
         conn = f"{self.label}-{name}"
-        self.device.call("connect", conn=conn, port=self.port, container=conn, **options)
+        self.device.call("connect", conn=conn, port=self.port, container=conn)
         self.device.wait("connection_opened", conn=conn)
         if conn not in self.connections:
             self.connections.append(conn)
@@ -319,3 +320,136 @@ def the_broker_is_restarted_under_a_connected_device(bench):
     bench.receive(down, "k", 25, window=10, dressed=True)
     bench.stored(bench.sender(conn, queue), "k", 5, first=20, dressed=True)
     expect_received(bench.device, down, 25)
+
+
+@scenario("broker on Proton")
+def a_selector_filter(bench):
+    """Each of two receivers of one queue gets what it selects; a selector that is not one is refused in words."""
+    queue, count = f"jobs/{bench.label}", 100
+    conn = bench.connect()
+    links = {}
+    for number, parity in enumerate(("even", "odd")):
+        filters = {"apache.org:selector-filter:string": [0x468C00000004, f"parity = '{parity}'"]}
+        links[number] = bench.receiver(conn, queue, terminus={"filters": filters})
+        bench.receive(links[number], "s", count // 2, first=number, step=2, window=10, dressed=True)
+    bench.stored(bench.sender(conn, queue), "s", count, dressed=True)
+    for link in links.values():
+        expect_received(bench.device, link, count // 2)
+
+    filters = {"apache.org:selector-filter:string": [0x468C00000004, "parity LIKE"]}
+    refused = bench.attach(conn, "receiver", queue, terminus={"filters": filters})
+    opened = bench.device.wait("link_opened", link=refused)
+    check(opened["address"] is None, f"refused, but with the address {opened['address']!r} in the answer")
+    closed = bench.device.wait("link_closed", link=refused)
+    check(closed["condition"] == "amqp:invalid-field", f"refused with {closed}")
+
+
+LASTING = {"durable": 2, "expiry": "never", "distribution": "copy"}
+
+
+@scenario("broker on Proton")
+def a_durable_subscription_by_container_and_link_name(bench):
+    """It is kept when the device detaches, when it closes its connection and when it dies; closing the link ends it."""
+    topic = f"news/{bench.label}"
+    publisher = bench.connect("publisher")
+    up = bench.sender(publisher, topic)
+
+    def goes_away(subscriber, link):
+        bench.detach(link, closed=False)
+        bench.close(subscriber)
+
+    def closes_its_connection(subscriber, _):
+        bench.close(subscriber)
+
+    first = 0
+    for leave in (goes_away, closes_its_connection):
+        subscriber = bench.connect("subscriber")
+        down = bench.receiver(subscriber, topic, name="news", terminus=LASTING)
+        bench.stored(up, "n", 1, first=first)
+        bench.receive(down, "n", 1, first=first, window=1)
+        expect_received(bench.device, down, 1)
+        leave(subscriber, down)
+        bench.stored(up, "n", 5, first=first + 1)
+        bench.connect("subscriber")
+        down = bench.receiver(subscriber, topic, name="news", terminus=LASTING)
+        bench.receive(down, "n", 5, first=first + 1, window=5)
+        expect_received(bench.device, down, 5)
+        bench.close(subscriber)
+        first += 6
+
+    mortal = bench.new_device()
+    mortal.call("connect", conn="mortal", port=bench.port, container=subscriber)
+    mortal.call("attach", conn="mortal", link="news", role="receiver", address=topic, terminus=LASTING)
+    mortal.wait("link_opened", link="news")
+    mortal.kill()
+    bench.stored(up, "n", 3, first=first)
+    subscriber = bench.connect("subscriber")
+    down = bench.receiver(subscriber, topic, name="news", terminus=LASTING)
+    bench.receive(down, "n", 3, first=first, window=3)
+    expect_received(bench.device, down, 3)
+
+    bench.detach(down)
+    bench.stored(up, "n", 1, first=first + 3)
+    down = bench.receiver(subscriber, topic, name="news", terminus=LASTING)
+    bench.receive(down, "n", 1, first=first + 4, window=1)
+    bench.stored(up, "n", 1, first=first + 4)
+    expect_received(bench.device, down, 1)
+
+
+def declare(bench, control):
+    bench.device.call("declare", link=control)
+    declared = bench.device.wait("outcome", link=control)
+    check(declared["state"] == "declared" and declared["txn"], f"declare was answered with {declared}")
+    return declared["txn"]
+
+
+def discharge(bench, control, txn, fail):
+    bench.device.call("discharge", link=control, txn=txn, fail=fail)
+    done = bench.device.wait("outcome", link=control)
+    check(done["state"] == "accepted", f"discharge was answered with {done}")
+
+
+@scenario("broker on Proton")
+def a_transaction_of_sent_messages(bench):
+    """What is sent within it comes out at the commit and not before, and never after a rollback."""
+    queue = f"jobs/{bench.label}"
+    conn = bench.connect()
+    control = bench.attach(conn, "sender", None, terminus={"coordinator": True})
+    bench.device.wait("link_opened", link=control)
+    up, down = bench.sender(conn, queue), bench.receiver(conn, queue)
+    bench.receive(down, "in", 5, window=10)
+    for fail, stream in ((True, "out"), (False, "in")):
+        txn = declare(bench, control)
+        bench.send(up, stream, 5, txn=txn, report=True)
+        for number in range(5):
+            answer = bench.device.wait("outcome", link=up, number=number)
+            check((answer["state"], answer.get("txn")) == ("transactional", txn), f"answered with {answer}")
+        received = bench.device.call("stats", link=down)["received"]
+        check(received == 0, f"{received} messages came before the commit")
+        discharge(bench, control, txn, fail)
+    expect_received(bench.device, down, 5)
+
+    bench.device.call("discharge", link=control, txn=txn, fail=False)
+    again = bench.device.wait("outcome", link=control)
+    check(again["condition"] == "amqp:transaction:unknown-id", f"a second commit was answered with {again}")
+
+
+@scenario("broker on Proton")
+def a_transaction_of_received_messages(bench):
+    """What is accepted within it comes again after a rollback, and is gone after the commit."""
+    queue, count = f"jobs/{bench.label}", 5
+    conn = bench.connect()
+    control = bench.attach(conn, "sender", None, terminus={"coordinator": True})
+    bench.device.wait("link_opened", link=control)
+    up, down = bench.sender(conn, queue), bench.receiver(conn, queue)
+    bench.stored(up, "r", count)
+    for fail in (True, False):
+        txn = declare(bench, control)
+        bench.receive(down, "r", count, settle=False, txn=txn)
+        bench.device.call("flow", link=down, credit=count)
+        expect_received(bench.device, down, count)
+        discharge(bench, control, txn, fail)
+        bench.device.wait("peer_settled", link=down, count=count)
+    bench.receive(down, "r", 1, first=count, window=10)
+    bench.stored(up, "r", 1, first=count)
+    expect_received(bench.device, down, 1)

@@ -10,7 +10,7 @@ import subprocess
 import threading
 from pathlib import Path
 
-from lab import EVENT_TIMEOUT, LOG_TAIL, PEERS, Failed, port_for_a_hub
+from lab import EVENT_TIMEOUT, HERE, LOG_TAIL, PEERS, Daemon, Failed, port_for_a_hub
 
 BOOT_TIMEOUT = 120.0
 USER, PASSWORD = "router", "a passphrase of the broker run"
@@ -67,6 +67,12 @@ class Process:
         self.process.wait()
 
 
+def routes(*prefixes):
+    """Link routes to the broker: these prefixes both ways, and transactions."""
+    ways = [(prefix, way) for prefix in prefixes for way in ("in", "out")] + [("$coordinator", "in")]
+    return "".join(f"linkRoute {{\n    prefix: {p}\n    connection: IOTHUB\n    dir: {way}\n}}\n" for p, way in ways)
+
+
 RABBITMQ_CONFIGURATION = """\
 listeners.tcp.1 = 127.0.0.1:{plain_port}
 listeners.ssl.1 = 127.0.0.1:{tls_port}
@@ -112,12 +118,8 @@ class RabbitMQ:
     name = "RabbitMQ"
     tools = ("rabbitmq-server", "epmd")
     sasl = f"sasl-mechanisms: PLAIN\n    saslUsername: {USER}\n    saslPassword: {PASSWORD}"
-    # Everything that the scenarios use; addresses begin with a slash, routes need not.
-    routes = "".join(
-        f"\nlinkRoute {{\n    prefix: {prefix}\n    connection: IOTHUB\n    dir: {dir}\n}}\n"
-        for prefix, dirs in (("queue", "in out"), ("amq/queue", "in out"), ("topic", "in out"), ("$coordinator", "in"))
-        for dir in dirs.split()
-    )
+    # The scenarios' addresses begin with a slash; routes need not.
+    routes = routes("queue", "amq/queue", "topic")
     program = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 
     def __init__(self, directory, authority):
@@ -176,4 +178,26 @@ class RabbitMQ:
         return self.server.lines[-LOG_TAIL:]
 
 
-BROKERS = (RabbitMQ,)
+class BrokerOnProton:
+    """The broker of `broker_on_proton.py`, for selectors, durable subscriptions and transactions."""
+
+    name = "broker on Proton"
+    tools = ()
+    sasl = Daemon.ANONYMOUS
+    routes = routes("jobs", "news")
+
+    def __init__(self, directory, authority):
+        self.tls_port, self.plain_port = port_for_a_hub(), port_for_a_hub()
+        program = HERE / "broker_on_proton.py"
+        command = ["/usr/bin/python3", program, self.plain_port, self.tls_port, authority.cert, authority.key]
+        self.server = Process(self.name, command)
+        self.server.wait_line("listening", EVENT_TIMEOUT)
+
+    def end(self):
+        self.server.end()
+
+    def log(self):
+        return self.server.lines[-LOG_TAIL:]
+
+
+BROKERS = (RabbitMQ, BrokerOnProton)

@@ -26,7 +26,10 @@ STATES = {
     Delivery.RELEASED: "released",
     Delivery.MODIFIED: "modified",
     Delivery.RECEIVED: "received",
+    0x33: "declared",
+    0x34: "transactional",
 }
+TRANSACTIONAL = 0x34
 
 
 def name_of(modes, value):
@@ -236,6 +239,7 @@ class Peer(Handler):
             "first": rule.get("first", 0),
             "step": rule.get("step", 1),
             "dressed": rule.get("dressed", False),
+            "txn": rule.get("txn"),
             "stream": stream,
             "size": size,
             "count": count,
@@ -257,10 +261,11 @@ class Peer(Handler):
         state.waits_for_drain = True
         state.link.drain(0)
 
-    def do_send(self, link, stream, count, size, first=0, settled=False, report=False, dressed=False):
+    def do_send(self, link, stream, count, size, first=0, settled=False, report=False, **rule):
         state = self.links[link]
         job = {"stream": stream, "next": first, "end": first + count, "size": size}
-        state.queue.append({**job, "settled": settled, "report": report, "dressed": dressed})
+        rule = {"dressed": rule.get("dressed", False), "txn": rule.get("txn")}
+        state.queue.append({**job, "settled": settled, "report": report, **rule})
         self.pump(state)
 
     def do_send_sections(self, link):
@@ -284,6 +289,22 @@ class Peer(Handler):
         delivery.number = 0
         delivery.report = True
         state.link.send(message.encode())
+        state.link.advance()
+        state.sent += 1
+
+    def do_declare(self, link):
+        self.control(link, Described(ulong(0x31), [None]))
+
+    def do_discharge(self, link, txn, fail):
+        self.control(link, Described(ulong(0x32), [bytes.fromhex(txn), fail]))
+
+    def control(self, link, body):
+        """Asks a coordinator for something; the answer comes as an `outcome`."""
+        state = self.links[link]
+        delivery = state.link.delivery(f"control-{state.sent}")
+        delivery.number = state.sent
+        delivery.report = True
+        state.link.send(Message(body=body).encode())
         state.link.advance()
         state.sent += 1
 
@@ -437,6 +458,9 @@ class Peer(Handler):
             body = payload.make(job["stream"], number, job["size"])
             message = Message(body=body, inferred=True)
             link.send((dress(message, job["stream"], number) if job["dressed"] else message).encode())
+            if job["txn"]:
+                delivery.local.data = [bytes.fromhex(job["txn"])]
+                delivery.update(TRANSACTIONAL)
             if job["settled"] or link.snd_settle_mode == Link.SND_SETTLED:
                 delivery.settle()
             link.advance()
@@ -519,6 +543,10 @@ class Peer(Handler):
         kind = outcome["state"]
         if kind == "none":
             return
+        code = next(code for code, name in STATES.items() if name == kind)
+        if plan and plan["txn"]:
+            delivery.local.data = [bytes.fromhex(plan["txn"]), Described(ulong(int(code)), [])]
+            code = TRANSACTIONAL
         if kind == "rejected":
             info = {symbol(k): v for k, v in outcome["info"].items()}
             delivery.local.condition = Condition(outcome["condition"], outcome["description"], info)
@@ -526,7 +554,7 @@ class Peer(Handler):
             delivery.local.failed = outcome["delivery_failed"]
             delivery.local.undeliverable = outcome["undeliverable_here"]
             delivery.local.annotations = {symbol(k): v for k, v in outcome["annotations"].items()}
-        delivery.update(next(code for code, name in STATES.items() if name == kind))
+        delivery.update(code)
         if not plan or plan["settle"]:
             delivery.settle()
 
@@ -540,6 +568,8 @@ class Peer(Handler):
         fields = {"state": kind, "settled": delivery.settled}
         if kind == "rejected":
             fields.update(condition_fields(remote.condition))
+        elif kind in ("declared", "transactional"):
+            fields["txn"] = bytes(remote.data[0]).hex()
         elif kind == "modified":
             fields.update(
                 delivery_failed=bool(remote.failed),

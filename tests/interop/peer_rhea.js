@@ -10,6 +10,8 @@ const payload = require('./payload.js');
 const HUB_MAX_FRAME = 65536;
 const SND = { unsettled: 0, settled: 1, mixed: 2 };
 const RCV = { first: 0, second: 1 };
+const TRANSACTIONAL = 0x34;
+const STATES = { 0x33: 'declared', [TRANSACTIONAL]: 'transactional' };
 const OUTCOMES = ['accepted', 'rejected', 'released', 'modified'];
 
 const container = rhea.create_container({
@@ -112,6 +114,42 @@ function coordinator() {
     return rhea.types.described(rhea.types.wrap_ulong(0x30), rhea.types.wrap_list([]));
 }
 
+function within(txn, ...outcome) {
+    const fields = [rhea.types.wrap_binary(Buffer.from(txn, 'hex')), ...outcome];
+    return rhea.types.described(rhea.types.wrap_ulong(TRANSACTIONAL), rhea.types.wrap_list(fields));
+}
+
+// The type that rhea gives to a transfer's state has no encoder there.
+rhea.types.wrap_delivery_state = (state) => state;
+
+/** rhea writes no state into a transfer: it is put in where the frame goes out. */
+function postWithin(session, delivery, txn) {
+    if (!session.interopPosts) {
+        session.interopPosts = new Map();
+        const output = session.output;
+        session.output = (frame, data) => {
+            const posted = session.interopPosts.get(frame.delivery_id);
+            if (frame.delivery_tag && posted) {
+                frame.state = within(posted);
+                session.interopPosts.delete(frame.delivery_id);
+            }
+            output.call(session, frame, data);
+        };
+    }
+    session.interopPosts.set(delivery.id, txn);
+}
+
+/**
+ * Asks a coordinator for something; the answer comes as an `outcome`. rhea cannot describe a value within a described
+ * section, so the message is written by hand: an amqp-value section with a described list8.
+ */
+function control(state, code, count, fields) {
+    const list = [0xc0, fields.length + 1, count, ...fields];
+    const message = Buffer.from([0x00, 0x53, 0x77, 0x00, 0x53, code, ...list]);
+    const delivery = state.link.send(message, Buffer.from(`control-${state.sent}`), 0);
+    delivery.interop = { number: state.sent++, report: true };
+}
+
 /** What a broker keeps of a message and selects by; the rule is that of `dress` in peer_proton.py. */
 function dress(stream, number) {
     return {
@@ -209,9 +247,9 @@ const commands = {
         return {};
     },
 
-    send({ link, stream, count, size, first = 0, settled = false, report = false, dressed = false }) {
+    send({ link, stream, count, size, first = 0, settled = false, report = false, ...rule }) {
         const state = stateOf(link);
-        state.queue.push({ stream, next: first, end: first + count, size, settled, report, dressed });
+        state.queue.push({ stream, next: first, end: first + count, size, settled, report, ...rule });
         pump(state);
         return {};
     },
@@ -237,6 +275,17 @@ const commands = {
         );
         delivery.interop = { number: 0, report: true };
         state.sent++;
+        return {};
+    },
+
+    declare({ link }) {
+        control(stateOf(link), 0x31, 1, [0x40]);
+        return {};
+    },
+
+    discharge({ link, txn, fail }) {
+        const name = Buffer.from(txn, 'hex');
+        control(stateOf(link), 0x32, 2, [0xa0, name.length, ...name, fail ? 0x41 : 0x42]);
         return {};
     },
 
@@ -408,6 +457,7 @@ function pump(state) {
         const worn = job.dressed ? dress(job.stream, job.next) : {};
         const delivery = link.send({ ...worn, body }, Buffer.from(`${state.key}-${state.sent}`));
         delivery.interop = { number: job.next, report: job.report };
+        if (job.txn) postWithin(link.session, delivery, job.txn);
         if (job.settled) delivery.settled = true;
         state.sent++;
         budget--;
@@ -433,10 +483,16 @@ function pump(state) {
     }
 }
 
+function kindOf(remote) {
+    if (!remote) return 'none';
+    return remote.constructor.composite_type || STATES[remote.descriptor.value] || 'unknown';
+}
+
 function finish(state, delivery, kind, settled) {
     const fields = { state: kind, settled };
     const remote = delivery.remote_state;
     if (kind === 'rejected') Object.assign(fields, conditionFields(remote.error));
+    if (kind === 'declared' || kind === 'transactional') fields.txn = remote.value[0].value.toString('hex');
     if (kind === 'modified') {
         fields.delivery_failed = Boolean(remote.delivery_failed);
         fields.undeliverable_here = Boolean(remote.undeliverable_here);
@@ -473,7 +529,7 @@ container.on('settled', ({ sender, receiver, delivery }) => {
         delivery.settled = true;
         if (delivery.finished) return;
         const remote = delivery.remote_state;
-        finish(sender.interop, delivery, (remote && remote.constructor.composite_type) || 'none', true);
+        finish(sender.interop, delivery, kindOf(remote), true);
         pump(sender.interop);
     } else {
         const state = receiver.interop;
@@ -521,7 +577,8 @@ function answer(delivery, plan) {
         default:
             state = rhea.message[outcome.state]();
     }
-    delivery.update(!plan || plan.settle, state.described());
+    state = state.described();
+    delivery.update(!plan || plan.settle, plan && plan.txn ? within(plan.txn, state) : state);
 }
 
 container.on('message', ({ receiver, delivery, message }) => {

@@ -172,12 +172,15 @@ class BrokerStand:
             )
 
     def run(self, function, stack):
+        def new_device():
+            return Peer(stack, "device", self.directory)
+
         if stack not in self.devices:
-            self.devices[stack] = Peer(stack, "device", self.directory)
+            self.devices[stack] = new_device()
         self.number += 1
         port = self.daemon.port if self.daemon else self.broker.plain_port
         bench = broker_scenarios.BrokerBench(
-            self.devices[stack], self.broker, port, not self.daemon, f"{stack}{self.number}"
+            self.devices[stack], new_device, self.broker, port, not self.daemon, f"{stack}{self.number}"
         )
         try:
             function(bench)

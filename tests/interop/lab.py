@@ -221,48 +221,50 @@ connector {{
     ssl-profile: azure-ssl-profile
     idleTimeoutSeconds: 120
 }}
+"""
 
+IOT_HUB_ROUTES = """\
 # sending CBS token
-linkRoute {{
+linkRoute {
     prefix: $cbs/
     connection: IOTHUB
     dir: in
-}}
+}
 
 # receiving the status of CBS token request
-linkRoute {{
+linkRoute {
     prefix: $cbs/
     connection: IOTHUB
     dir: out
-}}
+}
 
 # sending telemetry path and command replies from device to hub on : devices/<DEVICE_ID>/messages/events
-linkRoute {{
+linkRoute {
     prefix: devices/
     connection: IOTHUB
     dir: in
-}}
+}
 
 # receiving command on device from hub on : devices/<DEVICE_ID>/messages/deviceBound
-linkRoute {{
+linkRoute {
     prefix: devices/
     connection: IOTHUB
     dir: out
-}}
+}
 
 # sending command from hub to device : messages/devicebound
-linkRoute {{
+linkRoute {
     prefix: messages/devicebound
     connection: IOTHUB
     dir: in
-}}
+}
 
 # receiving feedback on command sent from hub to device : messages/servicebound/feedback
-linkRoute {{
+linkRoute {
     prefix: messages/servicebound/feedback
     connection: IOTHUB
     dir: out
-}}
+}
 """
 
 
@@ -271,7 +273,9 @@ class Daemon:
 
     LISTENING = re.compile(r"SERVER \(notice\) Listening on 127\.0\.0\.1:(\d+)")
 
-    def __init__(self, binary, directory, authority, hub_port, sasl="sasl-mechanisms: ANONYMOUS", trace=False):
+    ANONYMOUS = "sasl-mechanisms: ANONYMOUS"
+
+    def __init__(self, binary, directory, authority, hub_port, sasl=ANONYMOUS, routes=IOT_HUB_ROUTES, trace=False):
         self.configuration = Path(directory) / f"router-{hub_port}.conf"
         users = Path(directory) / f"users-{hub_port}"
         line = subprocess.run(
@@ -282,6 +286,7 @@ class Daemon:
         text = CONFIGURATION.format(
             ca=authority.ca, hub_port=hub_port, sasl=sasl, users=users, **authority.files()
         )
+        text += "\n" + routes
         if trace:
             text += "\nlog {\n    module: DEFAULT\n    enable: trace+\n}\n"
         self.configuration.write_text(text)

@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 
-from proton import Condition, Delivery, Endpoint, Handler, Link, Message, SSLDomain, symbol
+from proton import Condition, Data, Delivery, Described, Endpoint, Handler, Link, Message, SSLDomain, Terminus, symbol, ulong
 from proton.reactor import ApplicationEvent, Container, EventInjector
 
 import payload
@@ -26,7 +26,10 @@ STATES = {
     Delivery.RELEASED: "released",
     Delivery.MODIFIED: "modified",
     Delivery.RECEIVED: "received",
+    0x33: "declared",
+    0x34: "transactional",
 }
+TRANSACTIONAL = 0x34
 
 
 def name_of(modes, value):
@@ -35,6 +38,8 @@ def name_of(modes, value):
 
 def plain(value):
     """A Proton value as something JSON can say."""
+    if isinstance(value, Described):
+        return plain(value.value)
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -46,6 +51,67 @@ def plain(value):
     if isinstance(value, int):
         return int(value)
     return str(value)
+
+
+DISTRIBUTIONS = {"move": Terminus.DIST_MODE_MOVE, "copy": Terminus.DIST_MODE_COPY}
+EXPIRIES = {
+    "link-detach": Terminus.EXPIRE_WITH_LINK,
+    "session-end": Terminus.EXPIRE_WITH_SESSION,
+    "connection-close": Terminus.EXPIRE_WITH_CONNECTION,
+    "never": Terminus.EXPIRE_NEVER,
+}
+
+
+def fill_terminus(terminus, address, durable=0, expiry=None, distribution=None, capabilities=(), filters=None, coordinator=False):
+    """Writes what was asked for; a filter is `[descriptor, value]`, or a value that is not described."""
+    if coordinator:
+        terminus.type = Terminus.COORDINATOR
+    else:
+        terminus.address = address
+        terminus.durability = durable
+    if expiry:
+        terminus.expiry_policy = EXPIRIES[expiry]
+    if distribution:
+        terminus.distribution_mode = DISTRIBUTIONS[distribution]
+    if capabilities:
+        terminus.capabilities.put_array(False, Data.SYMBOL)
+        terminus.capabilities.enter()
+        for capability in capabilities:
+            terminus.capabilities.put_symbol(symbol(capability))
+        terminus.capabilities.exit()
+    if filters:
+        described = {
+            symbol(name): Described(ulong(wanted[0]), wanted[1]) if isinstance(wanted, list) else wanted
+            for name, wanted in filters.items()
+        }
+        terminus.filter.put_dict(described)
+
+
+def first_object(data):
+    """What a Proton `Data` holds; nothing if it is empty."""
+    data.rewind()
+    return data.get_object() if data.next() is not None else None
+
+
+def dress(message, stream, number):
+    """Gives a message what a broker keeps and selects by. `fault_in_dress` knows the rule, and so does peer_rhea.js."""
+    message.durable = True
+    message.id = f"{stream}-{number}"
+    message.subject = stream
+    message.properties = {"number": number, "parity": "odd" if number % 2 else "even"}
+    message.annotations = {symbol("x-opt-number"): number}
+    return message
+
+
+def fault_in_dress(message, stream, number):
+    wanted = dress(Message(), stream, number)
+    for field in ("durable", "id", "subject", "properties"):
+        seen = getattr(message, field)
+        if seen != getattr(wanted, field):
+            return f"message {number}: {field} is {seen!r}"
+    # A broker may add annotations of its own.
+    note = (message.annotations or {}).get(symbol("x-opt-number"))
+    return None if note == number else f"message {number}: x-opt-number is {note!r}"
 
 
 def condition_fields(condition):
@@ -154,7 +220,7 @@ class Peer(Handler):
         connection.key = conn
         self.connections[conn] = connection
 
-    def do_attach(self, conn, link, role, address, snd="mixed", rcv="first", name=None, properties=None):
+    def do_attach(self, conn, link, role, address, snd="mixed", rcv="first", name=None, properties=None, terminus=None, receive=None):
         connection = self.connections[conn]
         if not hasattr(connection, "only_session"):
             session = connection.session()
@@ -162,7 +228,7 @@ class Peer(Handler):
             connection.only_session = session
         session = connection.only_session
         endpoint = session.sender(name or link) if role == "sender" else session.receiver(name or link)
-        (endpoint.target if role == "sender" else endpoint.source).address = address
+        fill_terminus(endpoint.target if role == "sender" else endpoint.source, address, **(terminus or {}))
         endpoint.snd_settle_mode = SETTLE_MODES[snd]
         endpoint.rcv_settle_mode = RECEIVE_MODES[rcv]
         if properties:
@@ -171,10 +237,16 @@ class Peer(Handler):
         endpoint.state_of = state
         self.links[link] = state
         endpoint.open()
+        if receive:
+            self.do_receive(link, **receive)
 
-    def do_receive(self, link, stream, size, count, outcome=None, settle=True, window=0, report=False):
+    def do_receive(self, link, stream, size, count, outcome=None, settle=True, window=0, report=False, **rule):
         state = self.links[link]
         state.plan = {
+            "first": rule.get("first", 0),
+            "step": rule.get("step", 1),
+            "dressed": rule.get("dressed", False),
+            "txn": rule.get("txn"),
             "stream": stream,
             "size": size,
             "count": count,
@@ -196,11 +268,11 @@ class Peer(Handler):
         state.waits_for_drain = True
         state.link.drain(0)
 
-    def do_send(self, link, stream, count, size, first=0, settled=False, report=False):
+    def do_send(self, link, stream, count, size, first=0, settled=False, report=False, **rule):
         state = self.links[link]
-        state.queue.append(
-            {"stream": stream, "next": first, "end": first + count, "size": size, "settled": settled, "report": report}
-        )
+        job = {"stream": stream, "next": first, "end": first + count, "size": size}
+        rule = {"dressed": rule.get("dressed", False), "txn": rule.get("txn")}
+        state.queue.append({**job, "settled": settled, "report": report, **rule})
         self.pump(state)
 
     def do_send_sections(self, link):
@@ -224,6 +296,22 @@ class Peer(Handler):
         delivery.number = 0
         delivery.report = True
         state.link.send(message.encode())
+        state.link.advance()
+        state.sent += 1
+
+    def do_declare(self, link):
+        self.control(link, Described(ulong(0x31), [None]))
+
+    def do_discharge(self, link, txn, fail):
+        self.control(link, Described(ulong(0x32), [bytes.fromhex(txn), fail]))
+
+    def control(self, link, body):
+        """Asks a coordinator for something; the answer comes as an `outcome`."""
+        state = self.links[link]
+        delivery = state.link.delivery(f"control-{state.sent}")
+        delivery.number = state.sent
+        delivery.report = True
+        state.link.send(Message(body=body).encode())
         state.link.advance()
         state.sent += 1
 
@@ -331,6 +419,7 @@ class Peer(Handler):
             snd=name_of(SETTLE_MODES, link.remote_snd_settle_mode),
             rcv=name_of(RECEIVE_MODES, link.remote_rcv_settle_mode),
             properties=plain(link.remote_properties),
+            filter=plain(first_object(link.remote_source.filter)),
         )
         self.pump(state)
 
@@ -374,7 +463,11 @@ class Peer(Handler):
             delivery.number = number
             delivery.report = job["report"]
             body = payload.make(job["stream"], number, job["size"])
-            link.send(Message(body=body, inferred=True).encode())
+            message = Message(body=body, inferred=True)
+            link.send((dress(message, job["stream"], number) if job["dressed"] else message).encode())
+            if job["txn"]:
+                delivery.local.data = [bytes.fromhex(job["txn"])]
+                delivery.update(TRANSACTIONAL)
             if job["settled"] or link.snd_settle_mode == Link.SND_SETTLED:
                 delivery.settle()
             link.advance()
@@ -422,11 +515,14 @@ class Peer(Handler):
         elif number >= plan["count"]:
             self.note(state, f"message beyond the {plan['count']} that were due")
         else:
+            number = plan["first"] + number * plan["step"]
             # With `report` the runner compares the numbers itself: after a restart a stream does not begin at 0.
             if plan["report"]:
                 number = int(bytes(message.body)[:60].split(b":")[1])
                 self.say(event="delivery", link=state.key, number=number, settled=delivery.settled)
             fault = payload.fault(message.body, plan["stream"], number, plan["size"])
+            if not fault and plan["dressed"]:
+                fault = fault_in_dress(message, plan["stream"], number)
             if fault:
                 self.note(state, fault)
         if delivery.settled:
@@ -454,6 +550,10 @@ class Peer(Handler):
         kind = outcome["state"]
         if kind == "none":
             return
+        code = next(code for code, name in STATES.items() if name == kind)
+        if plan and plan["txn"]:
+            delivery.local.data = [bytes.fromhex(plan["txn"]), Described(ulong(int(code)), [])]
+            code = TRANSACTIONAL
         if kind == "rejected":
             info = {symbol(k): v for k, v in outcome["info"].items()}
             delivery.local.condition = Condition(outcome["condition"], outcome["description"], info)
@@ -461,7 +561,7 @@ class Peer(Handler):
             delivery.local.failed = outcome["delivery_failed"]
             delivery.local.undeliverable = outcome["undeliverable_here"]
             delivery.local.annotations = {symbol(k): v for k, v in outcome["annotations"].items()}
-        delivery.update(next(code for code, name in STATES.items() if name == kind))
+        delivery.update(code)
         if not plan or plan["settle"]:
             delivery.settle()
 
@@ -475,6 +575,8 @@ class Peer(Handler):
         fields = {"state": kind, "settled": delivery.settled}
         if kind == "rejected":
             fields.update(condition_fields(remote.condition))
+        elif kind in ("declared", "transactional"):
+            fields["txn"] = bytes(remote.data[0]).hex()
         elif kind == "modified":
             fields.update(
                 delivery_failed=bool(remote.failed),

@@ -10,6 +10,8 @@ const payload = require('./payload.js');
 const HUB_MAX_FRAME = 65536;
 const SND = { unsettled: 0, settled: 1, mixed: 2 };
 const RCV = { first: 0, second: 1 };
+const TRANSACTIONAL = 0x34;
+const STATES = { 0x33: 'declared', [TRANSACTIONAL]: 'transactional' };
 const OUTCOMES = ['accepted', 'rejected', 'released', 'modified'];
 
 const container = rhea.create_container({
@@ -42,6 +44,7 @@ function plain(value) {
     if (Array.isArray(value)) return value.map(plain);
     if (typeof value === 'object') {
         if (value.constructor && value.constructor.name === 'Typed') return plain(value.value);
+        if (rhea.types.is_ulong && value.descriptor) return plain(value.value);
         return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, plain(v)]));
     }
     return value;
@@ -87,6 +90,89 @@ function stateOf(key) {
     const state = links.get(key);
     if (!state) throw new Error(`no link ${key}`);
     return state;
+}
+
+/** A terminus as it was asked for; a filter is `[descriptor, value]`, or a value that is not described. */
+function terminusOf(address, { durable, expiry, distribution, capabilities, filters }) {
+    const terminus = { address };
+    if (durable) terminus.durable = durable;
+    if (expiry) terminus.expiry_policy = expiry;
+    if (distribution) terminus.distribution_mode = distribution;
+    if (capabilities) terminus.capabilities = capabilities;
+    if (filters) {
+        terminus.filter = {};
+        for (const [name, wanted] of Object.entries(filters)) {
+            const described = Array.isArray(wanted);
+            terminus.filter[name] = described ? rhea.types.wrap_described(wanted[1], wanted[0]) : wanted;
+        }
+    }
+    return terminus;
+}
+
+/** A target of a kind that rhea has no name for: the other side's transactions (AMQP 1.0 part 4, §4.5.1). */
+function coordinator() {
+    return rhea.types.described(rhea.types.wrap_ulong(0x30), rhea.types.wrap_list([]));
+}
+
+function within(txn, ...outcome) {
+    const fields = [rhea.types.wrap_binary(Buffer.from(txn, 'hex')), ...outcome];
+    return rhea.types.described(rhea.types.wrap_ulong(TRANSACTIONAL), rhea.types.wrap_list(fields));
+}
+
+// The type that rhea gives to a transfer's state has no encoder there.
+rhea.types.wrap_delivery_state = (state) => state;
+
+/** rhea writes no state into a transfer: it is put in where the frame goes out. */
+function postWithin(session, delivery, txn) {
+    if (!session.interopPosts) {
+        session.interopPosts = new Map();
+        const output = session.output;
+        session.output = (frame, data) => {
+            const posted = session.interopPosts.get(frame.delivery_id);
+            if (frame.delivery_tag && posted) {
+                frame.state = within(posted);
+                session.interopPosts.delete(frame.delivery_id);
+            }
+            output.call(session, frame, data);
+        };
+    }
+    session.interopPosts.set(delivery.id, txn);
+}
+
+/**
+ * Asks a coordinator for something; the answer comes as an `outcome`. rhea cannot describe a value within a described
+ * section, so the message is written by hand: an amqp-value section with a described list8.
+ */
+function control(state, code, count, fields) {
+    const list = [0xc0, fields.length + 1, count, ...fields];
+    const message = Buffer.from([0x00, 0x53, 0x77, 0x00, 0x53, code, ...list]);
+    const delivery = state.link.send(message, Buffer.from(`control-${state.sent}`), 0);
+    delivery.interop = { number: state.sent++, report: true };
+}
+
+/** What a broker keeps of a message and selects by; the rule is that of `dress` in peer_proton.py. */
+function dress(stream, number) {
+    return {
+        durable: true,
+        message_id: `${stream}-${number}`,
+        subject: stream,
+        application_properties: { number, parity: number % 2 ? 'odd' : 'even' },
+        message_annotations: { 'x-opt-number': number },
+    };
+}
+
+function faultInDress(message, stream, number) {
+    const wanted = dress(stream, number);
+    for (const field of ['durable', 'message_id', 'subject']) {
+        if (message[field] !== wanted[field]) return `message ${number}: ${field} is ${message[field]}`;
+    }
+    for (const section of ['application_properties', 'message_annotations']) {
+        for (const [key, value] of Object.entries(wanted[section])) {
+            const seen = (message[section] || {})[key];
+            if (seen !== value) return `message ${number}: ${key} is ${seen}`;
+        }
+    }
+    return undefined;
 }
 
 // ----- commands
@@ -135,21 +221,24 @@ const commands = {
         return {};
     },
 
-    attach({ conn, link, role, address, snd = 'mixed', rcv = 'first', name, properties }) {
+    attach({ conn, link, role, address, snd = 'mixed', rcv = 'first', name, properties, terminus = {}, receive }) {
         const options = { name: name || link, snd_settle_mode: SND[snd], rcv_settle_mode: RCV[rcv] };
         if (properties) options.properties = properties;
         const connection = connections.get(conn);
         const endpoint =
             role === 'sender'
-                ? connection.open_sender({ ...options, target: address })
-                : connection.open_receiver({ ...options, source: address });
+                ? connection.open_sender({ ...options, target: terminusOf(address, terminus) })
+                : connection.open_receiver({ ...options, source: terminusOf(address, terminus) });
+        if (terminus.coordinator) endpoint.local.attach.target = coordinator();
         newState(link, endpoint);
+        if (receive) commands.receive({ link, ...receive });
         return {};
     },
 
-    receive({ link, stream, size, count, outcome, settle = true, window = 0, report = false }) {
+    receive({ link, stream, size, count, outcome, settle = true, window = 0, report = false, ...rule }) {
         const state = stateOf(link);
-        state.plan = { stream, size, count, outcome: outcome || { state: 'accepted' }, settle, report };
+        state.plan = { first: 0, step: 1, dressed: false, ...rule };
+        Object.assign(state.plan, { stream, size, count, outcome: outcome || { state: 'accepted' }, settle, report });
         state.window = window;
         state.received = state.presettled = state.peerSettled = 0;
         state.faults = [];
@@ -169,9 +258,9 @@ const commands = {
         return {};
     },
 
-    send({ link, stream, count, size, first = 0, settled = false, report = false }) {
+    send({ link, stream, count, size, first = 0, settled = false, report = false, ...rule }) {
         const state = stateOf(link);
-        state.queue.push({ stream, next: first, end: first + count, size, settled, report });
+        state.queue.push({ stream, next: first, end: first + count, size, settled, report, ...rule });
         pump(state);
         return {};
     },
@@ -200,6 +289,17 @@ const commands = {
         return {};
     },
 
+    declare({ link }) {
+        control(stateOf(link), 0x31, 1, [0x40]);
+        return {};
+    },
+
+    discharge({ link, txn, fail }) {
+        const name = Buffer.from(txn, 'hex');
+        control(stateOf(link), 0x32, 2, [0xa0, name.length, ...name, fail ? 0x41 : 0x42]);
+        return {};
+    },
+
     stats({ link }) {
         const state = stateOf(link);
         return {
@@ -216,9 +316,9 @@ const commands = {
     },
 
     detach({ link, closed = true }) {
-        const { link: detached } = stateOf(link);
-        if (closed) detached.close();
-        else detached.detach();
+        const endpoint = stateOf(link).link;
+        if (closed) endpoint.close();
+        else endpoint.detach();
         return {};
     },
 
@@ -311,6 +411,7 @@ function linkOpened({ connection, sender, receiver }) {
         snd: nameOf(SND, link.snd_settle_mode),
         rcv: nameOf(RCV, link.rcv_settle_mode),
         properties: plain(link.properties),
+        filter: plain((link.source && link.source.filter) || null),
     });
     pump(state);
 }
@@ -366,8 +467,10 @@ function pump(state) {
     while (state.queue.length && budget > 0 && link.session.outgoing.available()) {
         const job = state.queue[0];
         const body = rhea.message.data_section(payload.make(job.stream, job.next, job.size));
-        const delivery = link.send({ body }, Buffer.from(`${state.key}-${state.sent}`));
+        const worn = job.dressed ? dress(job.stream, job.next) : {};
+        const delivery = link.send({ ...worn, body }, Buffer.from(`${state.key}-${state.sent}`));
         delivery.interop = { number: job.next, report: job.report };
+        if (job.txn) postWithin(link.session, delivery, job.txn);
         if (job.settled) delivery.settled = true;
         state.sent++;
         budget--;
@@ -393,10 +496,16 @@ function pump(state) {
     }
 }
 
+function kindOf(remote) {
+    if (!remote) return 'none';
+    return remote.constructor.composite_type || STATES[remote.descriptor.value] || 'unknown';
+}
+
 function finish(state, delivery, kind, settled) {
     const fields = { state: kind, settled };
     const remote = delivery.remote_state;
     if (kind === 'rejected') Object.assign(fields, conditionFields(remote.error));
+    if (kind === 'declared' || kind === 'transactional') fields.txn = remote.value[0].value.toString('hex');
     if (kind === 'modified') {
         fields.delivery_failed = Boolean(remote.delivery_failed);
         fields.undeliverable_here = Boolean(remote.undeliverable_here);
@@ -433,7 +542,7 @@ container.on('settled', ({ sender, receiver, delivery }) => {
         delivery.settled = true;
         if (delivery.finished) return;
         const remote = delivery.remote_state;
-        finish(sender.interop, delivery, (remote && remote.constructor.composite_type) || 'none', true);
+        finish(sender.interop, delivery, kindOf(remote), true);
         pump(sender.interop);
     } else {
         const state = receiver.interop;
@@ -481,7 +590,8 @@ function answer(delivery, plan) {
         default:
             state = rhea.message[outcome.state]();
     }
-    delivery.update(!plan || plan.settle, state.described());
+    state = state.described();
+    delivery.update(!plan || plan.settle, plan && plan.txn ? within(plan.txn, state) : state);
 }
 
 container.on('message', ({ receiver, delivery, message }) => {
@@ -494,12 +604,14 @@ container.on('message', ({ receiver, delivery, message }) => {
         note(state, `message beyond the ${plan.count} that were due`);
     } else {
         const body = message.body && message.body.content;
+        number = plan.first + number * plan.step;
         // With `report` the runner compares the numbers itself: after a restart a stream does not begin at 0.
         if (plan.report) {
             number = Number(body.subarray(0, 60).toString('latin1').split(':')[1]);
             say({ event: 'delivery', link: state.key, number, settled: delivery.remote_settled });
         }
-        const fault = payload.fault(body, plan.stream, number, plan.size);
+        let fault = payload.fault(body, plan.stream, number, plan.size);
+        if (!fault && plan.dressed) fault = faultInDress(message, plan.stream, number);
         if (fault) note(state, fault);
     }
     if (delivery.remote_settled) {

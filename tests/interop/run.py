@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Runs the interop scenarios: device and hub on Qpid Proton and on rhea, the daemon between them.
+"""Runs the interop scenarios: devices on Qpid Proton and on rhea, hubs on both and real brokers, the daemon between.
 
     tests/interop/run.py                     through target/release/linkrouterd
     tests/interop/run.py --direct            device to hub, no router: proves the scenarios themselves
@@ -17,8 +17,10 @@ import time
 import traceback
 from pathlib import Path
 
+import broker_scenarios
 import dialing_brokers
 import raw_scenarios
+from brokers import BROKERS
 from lab import Authority, Daemon, Failed, Peer, port_for_a_hub
 from scenarios import SCENARIOS, Bench, both_ways, check
 
@@ -36,7 +38,7 @@ class Tally:
     def wants(self, title):
         return self.only is None or self.only.lower() in title.lower()
 
-    def run(self, title, function, daemon=None):
+    def run(self, title, function, daemon=None, broker=None):
         begun = time.monotonic()
         try:
             function()
@@ -47,6 +49,9 @@ class Tally:
             print(f"FAILED {title} ({time.monotonic() - begun:.1f} s)", flush=True)
             text = str(error) if isinstance(error, Failed) else traceback.format_exc()
             print("    " + text.replace("\n", "\n    "))
+            if broker:
+                print("    the end of the broker's log:")
+                print("\n".join("    | " + line for line in broker.log()), flush=True)
             if daemon:
                 print("    the end of the daemon's log:")
                 print("\n".join("    | " + line for line in daemon.tail()), flush=True)
@@ -65,7 +70,7 @@ class Stand:
         self.tls = authority.files() if binary else None
         self.device_tls = authority.device_files()
         self.plain_auth = None
-        sasl = "sasl-mechanisms: ANONYMOUS"
+        sasl = Daemon.ANONYMOUS
         if plain:
             self.plain_auth = {"user": PLAIN_USER, "password": PLAIN_PASSWORD}
             sasl = f"sasl-mechanisms: PLAIN\n    saslUsername: {PLAIN_USER}\n    saslPassword: {PLAIN_PASSWORD}"
@@ -74,7 +79,7 @@ class Stand:
         self.hub_port = port_for_a_hub()
         self.hub = self.new_hub()
         if binary:
-            self.daemon = Daemon(binary, directory, authority, self.hub_port, sasl, trace)
+            self.daemon = Daemon(binary, directory, authority, self.hub_port, sasl, trace=trace)
         self.number = 0
 
     def new_hub(self):
@@ -155,6 +160,72 @@ def run_plain(tally, directory, authority, binary, trace):
         stand.stop()
 
 
+class BrokerStand:
+    """A broker, the daemon in front of it (none when `direct`), and a device process of each stack."""
+
+    def __init__(self, broker_class, directory, authority, binary, trace):
+        self.directory = directory
+        self.devices = {}
+        self.daemon = None
+        self.number = 0
+        self.broker = broker_class(directory, authority)
+        if binary:
+            self.daemon = Daemon(
+                binary, directory, authority, self.broker.tls_port, self.broker.sasl, self.broker.routes, trace
+            )
+
+    def run(self, function, stack):
+        def new_device():
+            return Peer(stack, "device", self.directory)
+
+        if stack not in self.devices:
+            self.devices[stack] = new_device()
+        self.number += 1
+        port = self.daemon.port if self.daemon else self.broker.plain_port
+        bench = broker_scenarios.BrokerBench(
+            self.devices[stack], new_device, self.broker, port, not self.daemon, f"{stack}{self.number}"
+        )
+        try:
+            function(bench)
+            bench.finish()
+        except Exception:
+            # The next scenario begins with nothing of this one.
+            self.devices.pop(stack).stop()
+            raise
+
+    def stop(self):
+        for peer in self.devices.values():
+            peer.stop()
+        if self.daemon:
+            self.daemon.end()
+        self.broker.end()
+
+
+def run_broker(broker_class, tally, directory, authority, binary, trace):
+    chosen = [
+        (f"{scenario.name} [{stack} device, {broker_class.name}]", scenario, stack)
+        for scenario in broker_scenarios.SCENARIOS
+        if broker_class.name in scenario.brokers
+        for stack in STACKS
+    ]
+    chosen = [(title, scenario, stack) for title, scenario, stack in chosen if tally.wants(title)]
+    if not chosen:
+        return
+    stand = None
+
+    def start():
+        nonlocal stand
+        stand = BrokerStand(broker_class, directory, authority, binary, trace)
+
+    if not tally.run(f"{broker_class.name} starts", start):
+        return
+    try:
+        for title, scenario, stack in chosen:
+            tally.run(title, lambda: stand.run(scenario.run, stack), stand.daemon, stand.broker)
+    finally:
+        stand.stop()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--direct", action="store_true", help="no router between device and hub")
@@ -165,7 +236,8 @@ def main():
     binary = None if options.direct else options.router
     if binary and not binary.is_file():
         sys.exit(f"no daemon at {binary}: cargo build --release")
-    for tool in ("node", "openssl"):
+    tools = {tool for broker in BROKERS for tool in broker.tools}
+    for tool in ("node", "openssl", *sorted(tools)):
         if shutil.which(tool) is None:
             sys.exit(f"{tool} is not installed")
 
@@ -175,6 +247,8 @@ def main():
         authority = Authority(directory)
         for hub_stack in STACKS:
             run_stack(hub_stack, tally, directory, authority, binary, options.trace)
+        for broker_class in BROKERS:
+            run_broker(broker_class, tally, directory, authority, binary, options.trace)
         if binary:
             run_plain(tally, directory, authority, binary, options.trace)
             dialing_brokers.run(tally, directory, binary, options.trace, STACKS)

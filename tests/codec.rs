@@ -2,6 +2,8 @@
 
 #[path = "codec/carry.rs"]
 mod carry;
+#[path = "codec/edits.rs"]
+mod edits;
 #[path = "codec/golden.rs"]
 mod golden;
 #[path = "codec/messages.rs"]

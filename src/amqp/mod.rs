@@ -22,6 +22,7 @@ pub mod condition;
 pub mod deframer;
 pub mod delivery;
 pub mod display;
+pub mod edit;
 pub mod fields;
 pub mod frame;
 pub mod header;

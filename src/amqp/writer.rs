@@ -53,6 +53,18 @@ impl<'a> Writer<'a> {
         }
     }
 
+    /// `ulong`
+    pub fn ulong(&mut self, value: u64) {
+        match u8::try_from(value) {
+            Ok(0) => self.out.push(format::ULONG0),
+            Ok(small) => self.out.extend_from_slice(&[format::SMALLULONG, small]),
+            Err(_) => {
+                self.out.push(format::ULONG);
+                self.out.extend_from_slice(&value.to_be_bytes());
+            }
+        }
+    }
+
     /// `int`
     pub fn int(&mut self, value: i32) {
         match i8::try_from(value) {
@@ -141,6 +153,16 @@ impl<'a> Writer<'a> {
                     .extend_from_slice(&u32::try_from(size + 4).unwrap_or(u32::MAX).to_be_bytes());
                 self.out.extend_from_slice(&u32::from(count).to_be_bytes());
             }
+        }
+    }
+
+    /// A list of `count` encoded values, in its short form if it fits that and need not be `wide`.
+    pub fn list(&mut self, count: u32, body: &[u8], wide: bool) {
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        if wide {
+            self.compound32(format::LIST32, count, body);
+        } else {
+            self.compound(format::LIST8, format::LIST32, count, body);
         }
     }
 

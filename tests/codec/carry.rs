@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use crate::values::{choices, compound, encode_with, leaf, uint, value};
 
 /// A performative as a device might write it: any widths, trailing fields null or left out.
-fn body(descriptor: u8, fields: &[Value], wide: &[bool]) -> Vec<u8> {
+pub(crate) fn body(descriptor: u8, fields: &[Value], wide: &[bool]) -> Vec<u8> {
     let mut wide = choices(wide);
     let mut content = Vec::new();
     for field in fields {
@@ -64,7 +64,7 @@ fn with_head(head: &[Value], fields: &[Value]) -> Vec<Value> {
     )
 }
 
-fn optional(strategy: impl Strategy<Value = Value> + 'static) -> BoxedStrategy<Value> {
+pub(crate) fn optional(strategy: impl Strategy<Value = Value> + 'static) -> BoxedStrategy<Value> {
     option::of(strategy)
         .prop_map(|value| value.unwrap_or(Value::Null))
         .boxed()
@@ -78,7 +78,7 @@ fn a_boolean() -> BoxedStrategy<Value> {
     any::<bool>().prop_map(Value::Boolean).boxed()
 }
 
-fn a_map() -> BoxedStrategy<Value> {
+pub(crate) fn a_map() -> BoxedStrategy<Value> {
     vec((value(), value()), 0..3).prop_map(Value::Map).boxed()
 }
 
@@ -90,7 +90,7 @@ fn described() -> BoxedStrategy<Value> {
         .boxed()
 }
 
-fn symbols() -> BoxedStrategy<Value> {
+pub(crate) fn symbols() -> BoxedStrategy<Value> {
     vec("[a-z:-]{1,20}".prop_map(Value::Symbol), 1..4)
         .prop_map(|symbols| match symbols.len() {
             1 => symbols.into_iter().next().unwrap(),
@@ -108,7 +108,7 @@ fn fields(mandatory: usize, all: Vec<BoxedStrategy<Value>>) -> impl Strategy<Val
     })
 }
 
-fn attach() -> impl Strategy<Value = Vec<Value>> {
+pub(crate) fn attach() -> impl Strategy<Value = Vec<Value>> {
     fields(
         3,
         vec![
@@ -186,7 +186,7 @@ fn detach() -> impl Strategy<Value = Vec<Value>> {
     fields(1, vec![a_uint(), optional(a_boolean()), optional(described())])
 }
 
-fn widths() -> impl Strategy<Value = Vec<bool>> {
+pub(crate) fn widths() -> impl Strategy<Value = Vec<bool>> {
     vec(any::<bool>(), 1..12)
 }
 

@@ -2,6 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use linkrouterd::amqp::edit::{Edits, attach_tail};
 use linkrouterd::amqp::frame::{Frame, MIN_MAX_FRAME_SIZE};
 use linkrouterd::amqp::performative::{Performative, Transfer};
 use linkrouterd::amqp::relay::{self, SessionFlow, Written};
@@ -39,6 +40,12 @@ fuzz_target!(|data: &[u8]| {
             );
             assert_eq!((carried.source, carried.target), (attach.source, attach.target));
             assert_eq!(carried.tail, attach.tail);
+            let edits = Edits {
+                max_message_size: Some(u64::from(number)),
+                ..Edits::default()
+            };
+            let edited = attach_tail(attach.tail, &edits).expect("no terminus is edited");
+            assert!(edited.tail().bytes.len() <= attach.tail.bytes.len() + 8 + 9);
             for dropped in 0..=4 {
                 let tail = relay::trimmed_attach_tail(attach.tail, dropped).expect("four can go");
                 assert!(tail.len() <= attach.tail.bytes.len());

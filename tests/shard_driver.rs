@@ -12,6 +12,7 @@ use std::process::{Command as Process, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use linkrouterd::router::settings::policy::PolicySettings;
 use linkrouterd::router::settings::{
     ConnectorRole, ConnectorSettings, ErrorConditions, ListenerSettings, PeerLimits, RouterSettings,
 };
@@ -51,6 +52,7 @@ fn settings() -> ShardSettings {
             connectors: Vec::new(),
             routes: Vec::new(),
             max_connections: 10_000,
+            policy: PolicySettings::default(),
             error_conditions: ErrorConditions::Amqp,
             attach_timeout: Duration::from_secs(30),
             linger: Duration::from_secs(60),

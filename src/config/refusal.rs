@@ -38,7 +38,6 @@ const NO_AUTHENTICATION: &str =
     "devices cannot be authenticated in this version; the listener would admit everyone";
 const NO_ROLE: &str = "this version opens listeners of role `normal` only";
 const NO_NETWORK: &str = "this daemon joins no network of routers";
-const NO_POLICY: &str = "the vhost policy is not applied in this version; everything would be allowed";
 
 /// Every refusal.
 pub const REFUSALS: &[Refusal] = &[
@@ -84,7 +83,6 @@ pub const REFUSALS: &[Refusal] = &[
         When::Is(&["inter-router", "edge", "edge-uplink"]),
         NO_NETWORK,
     ),
-    refuse("policy", "enableVhostPolicy", YES, NO_POLICY),
 ];
 
 /// The refusal that this value meets, if any.

@@ -16,7 +16,7 @@ use crate::amqp::display::Unit;
 use crate::amqp::frame::{Frame, FrameType, HEARTBEAT, MIN_MAX_FRAME_SIZE};
 use crate::amqp::header::ProtocolHeader;
 use crate::amqp::originate;
-use crate::amqp::performative::{Begin, Open, Performative};
+use crate::amqp::performative::{Begin, Open, Performative, Role};
 use crate::amqp::sasl::SaslFrame;
 use crate::amqp::serial::{Channel, Handle};
 
@@ -147,8 +147,15 @@ impl Connection {
     }
 
     /// Ends a turn begun with [`take_deframer`](Self::take_deframer).
-    pub fn put_back(&mut self, deframer: Deframer) {
+    pub fn put_back(&mut self, mut deframer: Deframer) {
+        deframer.set_max_frame_size(self.announce.max_frame_size);
         self.deframer = deframer;
+    }
+
+    /// Announces other limits than those of the listener. Before [`send_open`](Self::send_open); held to from the end of
+    /// this turn on.
+    pub fn announce(&mut self, announce: Arc<Announce>) {
+        self.announce = announce;
     }
 
     /// The next thing in `input`; `None` when more bytes are needed, or none are wanted any more.
@@ -479,6 +486,12 @@ impl Connection {
             .iter()
             .flatten()
             .flat_map(|session| session.owners.iter().copied())
+    }
+
+    /// Links that the peer has in this role and that their owner still knows.
+    pub fn owned_links(&self, role: Role) -> usize {
+        let sessions = self.sessions.iter().flatten();
+        sessions.map(|session| session.owned_links(role.other())).sum()
     }
 
     /// What the owner has kept with all sessions; they are forgotten here.

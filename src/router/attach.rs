@@ -2,11 +2,13 @@
 
 use std::time::Instant;
 
+use super::admission::limited_answer;
 use super::connection::{Kind, index};
 use super::pair::{Leg, LinkPair, SessionPair, SessionRef, Waiting, Way};
 use super::settings::{ConnectorId, Destination, Direction, ErrorConditions};
 use super::{ConnectionKey, Router};
 use crate::amqp::condition::{self, AmqpError};
+use crate::amqp::edit::EditedTail;
 use crate::amqp::performative::{Attach, Performative, Role};
 use crate::amqp::serial::{Channel, Handle};
 use crate::amqp::terminus::{Terminus, TerminusKind};
@@ -77,6 +79,9 @@ impl Router {
                 describe(attach.target),
             );
         }
+        if let Err(error) = self.admit_link(key, attach, now) {
+            return self.refuse(key, channel, handle, attach, &error);
+        }
         let decision = match self.decide(attach) {
             Ok(decision) => decision,
             Err(error) => return self.refuse(key, channel, handle, attach, &error),
@@ -93,7 +98,7 @@ impl Router {
         };
         let link = LinkPair {
             session_pair,
-            device: handle,
+            device: Some(handle),
             upstream: None,
             role: attach.role,
             number,
@@ -104,6 +109,7 @@ impl Router {
             is_granted: false,
             is_answered: false,
             delivering: None,
+            message_size: self.message_size(key, attach.role),
             deliveries: 0,
         };
         let pair = u32::try_from(self.link_pairs.insert(link)).unwrap_or(u32::MAX);
@@ -329,10 +335,12 @@ impl Router {
         };
         link.is_answered = true;
         let (pair, way) = (link.session_pair, link.way());
+        let limited = limited_answer(link, attach, attach.tail);
+        let tail = limited.as_ref().map_or(attach.tail, EditedTail::tail);
         if let Some((connection, channel, handle)) = self.link_end(number, Leg::Device)
             && let Some(entry) = self.entry_mut(connection)
         {
-            entry.connection.answer_attach(channel, handle, attach.tail);
+            entry.connection.answer_attach(channel, handle, tail);
             self.wake(connection);
         }
         self.pump(pair, way);
@@ -488,7 +496,7 @@ impl Router {
         self.refuse_waiting(number, None);
     }
 
-    fn refuse_waiting(&mut self, number: u32, error: Option<&AmqpError>) {
+    pub(super) fn refuse_waiting(&mut self, number: u32, error: Option<&AmqpError>) {
         let Some(link) = self.link_pairs.get_mut(index(number)) else {
             return;
         };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::admission::Place;
 use super::connector::State;
 use super::flow_control::Gate;
 use super::loss::Farewell;
@@ -35,6 +36,8 @@ pub(super) struct Entry {
     pub(super) container_id: Box<str>,
     /// The virtual host that a device is on: its open.hostname.
     pub(super) vhost: Box<str>,
+    /// Its place in the book of the policy.
+    pub(super) admission: Place,
     /// The deadline that is in the timers.
     pub(super) scheduled: Option<Instant>,
     /// A wake-up is under way already.
@@ -53,6 +56,7 @@ impl Entry {
             transport,
             container_id: Box::default(),
             vhost: Box::default(),
+            admission: None,
             scheduled: None,
             is_awake: false,
             was_open: false,
@@ -198,10 +202,14 @@ impl Router {
         entry.was_open = true;
         let kind = entry.kind;
         match kind {
-            Kind::Device(_) => {
+            Kind::Device(listener) => {
                 entry.vhost = open.hostname.unwrap_or_default().into();
-                entry.connection.send_open();
-                self.log_opened(key, open);
+                if self.admit(key, listener, now)
+                    && let Some(entry) = self.entry_mut(key)
+                {
+                    entry.connection.send_open();
+                    self.log_opened(key, open);
+                }
             }
             Kind::Upstream(id) => {
                 self.log_opened(key, open);

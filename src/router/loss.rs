@@ -21,10 +21,11 @@ pub(super) enum Farewell {
 }
 
 impl Router {
-    /// All sessions of a connection are over.
+    /// All sessions of a connection are over, and its place is free.
     pub(super) fn release_sessions(&mut self, key: ConnectionKey, farewell: Farewell) {
         let Some(entry) = self.entry_mut(key) else { return };
         let owners = entry.connection.take_owners();
+        self.dismiss(key);
         self.sessions_gone(key, &owners, &farewell);
     }
 
@@ -274,7 +275,9 @@ impl Router {
         let Some(pair) = self.link_pairs.get(index(number)) else {
             return;
         };
-        let (handle, link_number) = (pair.device, pair.number);
+        let (Some(handle), link_number) = (pair.device, pair.number) else {
+            return;
+        };
         let is_sending = pair.way() == Way::Down && pair.delivering.is_some();
         let Some(entry) = self.entry_mut(connection) else {
             return;

@@ -30,6 +30,7 @@
     )
 )]
 
+mod admission;
 mod attach;
 mod connection;
 mod connector;
@@ -39,13 +40,14 @@ mod flow_control;
 mod loss;
 mod pair;
 mod pattern;
+mod policy;
 pub mod settings;
 mod snapshot;
 mod table;
 mod timer;
 mod transfer;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,9 +57,11 @@ use slab::Slab;
 use crate::amqp::condition::{self, AmqpError};
 use crate::endpoint::connection::{Announce, Connection, Side};
 use crate::endpoint::event::{Event, Fault};
+use admission::{Denials, GroupAnnounce};
 use connection::{Entry, Kind};
 use connector::{Connector, State};
 use pair::{LinkPair, SessionPair};
+use policy::{Book, Policy};
 use settings::{ConnectorId, ListenerId, RouterSettings};
 pub use snapshot::Snapshot;
 use table::LinkRouteTable;
@@ -115,6 +119,12 @@ pub struct Router {
     /// By a number that is never used again, so that a dial of one that has gone is told from its successor's.
     connectors: BTreeMap<ConnectorId, Connector>,
     routes: LinkRouteTable,
+    policy: Policy,
+    /// The devices that the policy has admitted.
+    book: Book,
+    denials: Denials,
+    /// What the devices of a listener and a group share, where it is not what all of the listener do.
+    group_announces: HashMap<(ListenerId, usize), GroupAnnounce>,
     connections: Slab<Entry>,
     session_pairs: Slab<SessionPair>,
     link_pairs: Slab<LinkPair>,
@@ -164,6 +174,10 @@ impl Router {
             listeners,
             connectors,
             routes,
+            policy: Policy::new(settings.policy.clone()),
+            book: Book::default(),
+            denials: Denials::default(),
+            group_announces: HashMap::new(),
             settings,
             connections: Slab::new(),
             session_pairs: Slab::new(),
@@ -424,7 +438,7 @@ impl Router {
                 transfer,
                 body,
             } => {
-                self.on_transfer(key, channel, handle, &transfer, body);
+                self.on_transfer(key, channel, handle, &transfer, body, now);
             }
             Event::Disposition {
                 channel,

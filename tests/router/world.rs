@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use linkrouterd::router::settings::policy::PolicySettings;
 use linkrouterd::router::settings::{
     ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, ListenerId,
     ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
@@ -149,6 +150,7 @@ pub(crate) fn settings() -> RouterSettings {
             })
             .collect(),
         max_connections: 1000,
+        policy: PolicySettings::default(),
         error_conditions: ErrorConditions::Amqp,
         attach_timeout: Duration::from_secs(15),
         linger: Duration::from_secs(60),

@@ -3,6 +3,7 @@
 //! A builder goes on after an error, with a stand-in for what is wrong, so that other sections can still refer to this
 //! one: the findings decide whether the result may be used.
 
+pub(super) mod policy;
 pub(super) mod route;
 pub(super) mod tls;
 
@@ -12,8 +13,7 @@ use std::time::Duration;
 
 use super::levels;
 use super::model::{
-    AddressFamily, Connector, ConnectorRole, ErrorConditions, Listener, Log, LogOutput, Policy, Router,
-    SslProfile,
+    AddressFamily, Connector, ConnectorRole, ErrorConditions, Listener, Log, LogOutput, Router, SslProfile,
 };
 use super::names::{quoted, suggestion};
 use super::report::Findings;
@@ -284,16 +284,6 @@ fn connector_mechanisms(fields: &Fields, findings: &mut Findings) -> Vec<String>
         findings.error(line, message);
     }
     usable
-}
-
-/// Limits for all listeners together.
-pub(super) fn policy(fields: &Fields) -> Policy {
-    // 0.6 had 0 for "no limit"; the default is as good as none.
-    let max_connections = fields.integer("maxConnections").filter(|limit| *limit > 0);
-    Policy {
-        line: fields.line,
-        max_connections: max_connections.unwrap_or(65535),
-    }
 }
 
 /// Log settings of one module.

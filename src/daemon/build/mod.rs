@@ -5,6 +5,7 @@
 
 mod inspect;
 mod log;
+mod policy;
 mod shard;
 #[cfg(test)]
 mod site;
@@ -55,7 +56,7 @@ pub fn load(path: &Path, surroundings: &Surroundings<'_>) -> Loaded {
         return Loaded { plan: None, findings };
     };
     findings.extend(Inspection::findings(path, &config, surroundings.now));
-    findings.sort_by_key(|finding| finding.line);
+    config::sort(&mut findings, &path.display().to_string());
     let usable = findings.iter().all(|finding| finding.severity != Severity::Error);
     let plan = usable.then(|| Plan {
         log: log_settings(&config, surroundings.environment),

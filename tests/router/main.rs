@@ -10,6 +10,7 @@ mod scenarios_attach;
 mod scenarios_connection;
 mod scenarios_detach;
 mod scenarios_loss;
+mod scenarios_policy;
 mod scenarios_transfer;
 mod scenarios_two_hubs;
 mod simulation;

@@ -176,8 +176,19 @@ impl World {
 
     /// A device that has connected; nothing said yet.
     pub(crate) fn connect(&mut self, container: &str, auto: Auto, announces: Announces) -> Option<PeerId> {
+        self.connect_from(container, container, auto, announces)
+    }
+
+    /// A device that has connected from this address.
+    pub(crate) fn connect_from(
+        &mut self,
+        address: &str,
+        container: &str,
+        auto: Auto,
+        announces: Announces,
+    ) -> Option<PeerId> {
         let info = TransportInfo {
-            peer: container.into(),
+            peer: address.into(),
             tls: None,
         };
         let key = self.router.accepted(ListenerId(0), info, self.now)?;

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use linkrouterd::router::settings::policy::PolicySettings;
 use linkrouterd::router::settings::{
-    ConnectorRole, ConnectorSettings, ErrorConditions, ListenerSettings, PeerLimits, RouterSettings,
+    ConnectorRole, ConnectorSettings, ErrorConditions, ListenerRole, ListenerSettings, PeerLimits,
+    RouterSettings,
 };
 use linkrouterd::shard::dial::DialSettings;
 use linkrouterd::shard::tls::TlsSettings;
@@ -45,6 +46,9 @@ fn settings() -> ShardSettings {
             listeners: vec![ListenerSettings {
                 name: "devices".to_owned(),
                 address: "127.0.0.1:0".to_owned(),
+                role: ListenerRole::Normal,
+                multi_tenant: false,
+                policy_vhost: None,
                 limits: LIMITS,
                 handshake_timeout: Duration::ZERO,
                 sasl_mechanisms: vec!["ANONYMOUS".to_owned()],

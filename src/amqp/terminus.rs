@@ -6,7 +6,7 @@ use super::fields::{Fields, Kind};
 use super::reader::Reader;
 
 /// The key in dynamic-node-properties under which a dynamic terminus names its route (qdrouterd 1.19: must be first).
-const DYNAMIC_ADDRESS_KEY: &str = "x-opt-qd.address";
+pub const DYNAMIC_ADDRESS_KEY: &str = "x-opt-qd.address";
 
 /// Which terminus it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

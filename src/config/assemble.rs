@@ -55,12 +55,13 @@ pub(super) fn assemble(
     let routes = entities
         .iter()
         .filter(|fields| matches!(fields.entity.name, "linkRoute" | "linkRoutePattern"));
-    let link_routes = build::route::link_routes(routes, &connectors, findings);
+    let listeners: Vec<_> = of("listener")
+        .filter_map(|fields| build::listener(fields, findings))
+        .collect();
+    let link_routes = build::route::link_routes(routes, &connectors, &listeners, findings);
     let config = Config {
         router: build::router(&router, &container, findings),
-        listeners: of("listener")
-            .filter_map(|fields| build::listener(fields, findings))
-            .collect(),
+        listeners,
         connectors,
         ssl_profiles,
         link_routes,

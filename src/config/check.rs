@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::model::{Config, Connector, Destination, Direction, LinkRoute, Matcher};
+use super::model::{Config, Connector, Destination, Direction, LinkRoute, ListenerRole, Matcher};
 use super::names::quoted;
 use super::report::Findings;
 
@@ -38,7 +38,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
         credentials(connector, config, findings);
     }
     equal_routes(&config.link_routes, findings);
-    unused_connectors(config, findings);
+    unused_connections(config, findings);
 }
 
 fn unique<'a>(what: &str, named: impl Iterator<Item = (&'a str, u32)>, findings: &mut Findings) {
@@ -126,20 +126,29 @@ fn equal_routes(routes: &[LinkRoute], findings: &mut Findings) {
     }
 }
 
-fn unused_connectors(config: &Config, findings: &mut Findings) {
+/// Connections that could serve routes, and have none to serve.
+fn unused_connections(config: &Config, findings: &mut Findings) {
     let by_container = config
         .link_routes
         .iter()
         .any(|route| matches!(route.destination, Destination::Container(_)));
-    for connector in config.connectors.iter().filter(|_| !by_container) {
-        let destination = Destination::Connection(connector.name.clone());
+    let connectors = config
+        .connectors
+        .iter()
+        .map(|connector| ("connector", &connector.name, connector.line));
+    let listeners = config
+        .listeners
+        .iter()
+        .filter(|listener| listener.role == ListenerRole::RouteContainer)
+        .map(|listener| ("listener", &listener.name, listener.line));
+    for (what, name, line) in connectors.chain(listeners).filter(|_| !by_container) {
+        let destination = Destination::Connection(name.clone());
         if !config
             .link_routes
             .iter()
             .any(|route| route.destination == destination)
         {
-            let message = format!("connector {}: no linkRoute leads to it", quoted(&connector.name));
-            findings.warning(connector.line, message);
+            findings.warning(line, format!("{what} {}: no linkRoute leads to it", quoted(name)));
         }
     }
 }

@@ -35,8 +35,8 @@ use std::path::Path;
 
 pub use model::{
     AddressFamily, Addresses, Config, Connector, ConnectorRole, Destination, Direction, ErrorConditions,
-    Group, LevelSet, LinkRoute, Listener, Log, LogLevel, LogOutput, Matcher, Policy, RemoteHost, Router,
-    SslProfile, TlsVersion, Vhost,
+    Group, LevelSet, LinkRoute, Listener, ListenerRole, Log, LogLevel, LogOutput, Matcher, Policy,
+    RemoteHost, Router, SslProfile, TlsVersion, Vhost,
 };
 pub use report::{Finding, Report, Severity, sort};
 pub use secret::Secret;

@@ -12,7 +12,7 @@ pub use policy::{Addresses, Group, Policy, RemoteHost, Vhost};
 pub struct Config {
     /// The router; made up when the file has none.
     pub router: Router,
-    /// Sockets that devices connect to, in file order.
+    /// Sockets that devices and brokers connect to, in file order.
     pub listeners: Vec<Listener>,
     /// Connections to hubs, in file order.
     pub connectors: Vec<Connector>,
@@ -68,6 +68,15 @@ pub enum AddressFamily {
     Ipv6,
 }
 
+/// Attribute `role` of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerRole {
+    /// Devices connect.
+    Normal,
+    /// Brokers connect, and serve routes.
+    RouteContainer,
+}
+
 /// Section `listener`.
 #[derive(Clone, Debug)]
 pub struct Listener {
@@ -81,6 +90,12 @@ pub struct Listener {
     pub port: u16,
     /// `None`: whatever the host resolves to.
     pub family: Option<AddressFamily>,
+    /// Who connects.
+    pub role: ListenerRole,
+    /// Whether a device's virtual host is put in front of the addresses that it writes.
+    pub multi_tenant: bool,
+    /// Replaces the hostname in a device's open as its virtual host.
+    pub policy_vhost: Option<String>,
     /// At least 512.
     pub max_frame_size: u32,
     /// From 1 to 32768.
@@ -201,7 +216,7 @@ pub enum Direction {
 /// Who serves a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// The connector of this name, which exists.
+    /// The connector, or the listener of role `route-container`, of this name; one of them exists.
     Connection(String),
     /// Any hub whose open carries this container-id.
     Container(String),

@@ -36,7 +36,6 @@ const NO_TLS: &str =
     "devices cannot connect by TLS in this version; the listener would be open in clear text";
 const NO_AUTHENTICATION: &str =
     "devices cannot be authenticated in this version; the listener would admit everyone";
-const NO_ROLE: &str = "this version opens listeners of role `normal` only";
 const NO_NETWORK: &str = "this daemon joins no network of routers";
 
 /// Every refusal.
@@ -59,18 +58,6 @@ pub const REFUSALS: &[Refusal] = &[
         NO_AUTHENTICATION,
     ),
     refuse("listener", "saslPlugin", When::Set, NO_AUTHENTICATION),
-    refuse(
-        "listener",
-        "multiTenant",
-        YES,
-        "tenants cannot be kept apart in this version; their addresses would be mixed",
-    ),
-    refuse(
-        "listener",
-        "role",
-        When::Is(&["route-container", "on-demand"]),
-        NO_ROLE,
-    ),
     refuse(
         "listener",
         "role",

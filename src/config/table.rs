@@ -153,7 +153,7 @@ const LISTENER: &[Attribute] = &[
     ignored("http", Kind::Boolean, "no", NO_HTTP),
     ignored("httpRootDir", Kind::Path, "", NO_HTTP).old(&["httpRoot"]),
     ignored("messageLoggingComponents", Kind::Text, "none", NO_MESSAGE_LOG).old(&["logMessage"]),
-    accepted("policyVhost", Kind::Text, ""),
+    run("policyVhost", Kind::Text, ""),
     run("saslPlugin", Kind::Text, ""),
     ignored("openProperties", Kind::Map, "", NO_OPEN_PROPERTIES),
     run("allowUnsecured", Kind::Boolean, "yes"),

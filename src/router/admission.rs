@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::connection::index;
 use super::pair::{Leg, LinkPair, Parked, ParkedKind, Way};
 use super::policy::{Admission, Group, LinkDenial, LinkRequest, Policy, host_of};
+use super::route::COORDINATOR;
 use super::settings::policy::PolicySettings;
 use super::settings::{Direction, ListenerId};
 use super::{ConnectionKey, Router};
@@ -21,9 +22,6 @@ use crate::endpoint::connection::Announce;
 use crate::endpoint::limits;
 use crate::endpoint::link::End;
 use crate::endpoint::window::WindowSize;
-
-/// The pseudo-address of a transaction coordinator (qdrouterd 1.19).
-const COORDINATOR: &str = "$coordinator";
 
 /// What a group's devices are told in the open, and the listener's announcement that it was made from.
 #[derive(Debug)]
@@ -95,11 +93,23 @@ impl Router {
         self.group_announces.clear();
     }
 
-    /// Whether a device may stay, by the vhost that it is on; tells it if not.
-    pub(super) fn admit(&mut self, key: ConnectionKey, listener: ListenerId, now: Instant) -> bool {
+    /// Whether a device, or a broker, that has said its open may stay, by the vhost that it is on; tells it if not.
+    pub(super) fn admit(
+        &mut self,
+        key: ConnectionKey,
+        listener: ListenerId,
+        hostname: Option<&str>,
+        now: Instant,
+    ) -> bool {
+        let fixed = self
+            .settings
+            .listeners
+            .get(listener.0)
+            .and_then(|listener| listener.policy_vhost.as_deref());
         let Some(entry) = self.connections.get_mut(key.index()) else {
             return false;
         };
+        entry.vhost = fixed.or(hostname).unwrap_or_default().into();
         let host = host_of(&entry.transport.peer);
         let admitted = self
             .policy

@@ -1,11 +1,12 @@
-//! Attaches: which route, which connector, which session pair; refusals; and attaches that wait for a dial.
+//! Attaches: which session pair, the attach at the hub, its answer, and refusals.
 
 use std::time::Instant;
 
 use super::admission::limited_answer;
 use super::connection::{Kind, index};
-use super::pair::{Leg, LinkPair, SessionPair, SessionRef, Waiting, Way};
-use super::settings::{ConnectorId, Destination, Direction, ErrorConditions};
+use super::pair::{Leg, LinkPair, SessionPair, SessionRef, Way};
+use super::route::Placing;
+use super::settings::{ConnectorId, ErrorConditions};
 use super::{ConnectionKey, Router};
 use crate::amqp::condition::{self, AmqpError};
 use crate::amqp::edit::EditedTail;
@@ -13,17 +14,7 @@ use crate::amqp::performative::{Attach, Performative, Role};
 use crate::amqp::serial::{Channel, Handle};
 use crate::amqp::terminus::{Terminus, TerminusKind};
 use crate::endpoint::SessionError;
-use crate::endpoint::limits;
 use crate::endpoint::session::AttachKind;
-
-/// The pseudo-address of a transaction coordinator (qdrouterd 1.19).
-const COORDINATOR: &str = "$coordinator";
-
-/// Where a device's attach goes.
-struct Decision {
-    connector: ConnectorId,
-    survives_disconnect: bool,
-}
 
 impl Router {
     #[expect(clippy::too_many_arguments, reason = "an attach and where it came from")]
@@ -42,7 +33,7 @@ impl Router {
             (Kind::Device(_), AttachKind::Request) => {
                 self.on_device_attach(key, channel, handle, attach, body, now);
             }
-            (Kind::Upstream(_), AttachKind::Answer) => {
+            (Kind::Upstream(_) | Kind::Broker(..), AttachKind::Answer) => {
                 let owner = entry
                     .connection
                     .link_mut(channel, handle)
@@ -51,7 +42,8 @@ impl Router {
                     self.on_upstream_answer(number, attach);
                 }
             }
-            (Kind::Upstream(_), AttachKind::Request) | (Kind::Device(_), AttachKind::Answer) => {
+            (Kind::Upstream(_) | Kind::Broker(..), AttachKind::Request)
+            | (Kind::Device(_), AttachKind::Answer) => {
                 let error = AmqpError::new(condition::NOT_ALLOWED, "only devices may attach links here");
                 self.refuse(key, channel, handle, attach, &error);
             }
@@ -82,7 +74,7 @@ impl Router {
         if let Err(error) = self.admit_link(key, attach, now) {
             return self.refuse(key, channel, handle, attach, &error);
         }
-        let decision = match self.decide(attach) {
+        let decision = match self.decide(key, attach, Placing::InTurn) {
             Ok(decision) => decision,
             Err(error) => return self.refuse(key, channel, handle, attach, &error),
         };
@@ -105,6 +97,7 @@ impl Router {
             name: attach.name.into(),
             upstream_name: None,
             waiting: None,
+            readdressing: decision.readdressing,
             survives_disconnect: decision.survives_disconnect,
             is_granted: false,
             is_answered: false,
@@ -122,107 +115,14 @@ impl Router {
         {
             link.owner = Some(pair);
         }
-        if let Some(connector) = self.connectors.get_mut(&id) {
-            connector.users.insert(key);
-            connector.unused_since = None;
-        }
         match self.usable_connection(id) {
             Some(_) => self.start_link(pair, attach),
             None => self.wait(pair, id, body, now),
         }
     }
 
-    /// The route of an attach: by the target's address if the device sends, by the source's if it receives.
-    fn decide(&mut self, attach: &Attach<'_>) -> Result<Decision, AmqpError> {
-        let malformed = |which: &str| AmqpError::new(condition::DECODE_ERROR, format!("malformed {which}"));
-        let source = attach
-            .source
-            .map(Terminus::parse)
-            .transpose()
-            .map_err(|_| malformed("source"))?;
-        let target = attach
-            .target
-            .map(Terminus::parse)
-            .transpose()
-            .map_err(|_| malformed("target"))?;
-        let (direction, terminus) = match attach.role {
-            Role::Sender => (Direction::In, target),
-            Role::Receiver => (Direction::Out, source),
-        };
-        let address = terminus.and_then(|terminus| match terminus.kind {
-            TerminusKind::Coordinator => Some(COORDINATOR),
-            TerminusKind::Source | TerminusKind::Target => terminus.dynamic_address.or(terminus.address),
-        });
-        let Some(address) = address else {
-            return Err(AmqpError::new(
-                condition::NOT_FOUND,
-                "The attach names no address; this router routes links by address only",
-            ));
-        };
-        let Some(connector) = self.choose_connector(direction, address) else {
-            let way = if direction == Direction::In { "in" } else { "out" };
-            let mut error = AmqpError::new(
-                condition::NOT_FOUND,
-                format!(
-                    "No link route with direction {way} matches the address '{}'",
-                    excerpt(address)
-                ),
-            );
-            if address == COORDINATOR {
-                error.condition = condition::PRECONDITION_FAILED;
-                error.description =
-                    "Transactions need a link route with prefix $coordinator to a broker".into();
-            }
-            return Err(error);
-        };
-        let survives_disconnect = terminus.is_some_and(|terminus| terminus.survives_disconnect());
-        Ok(Decision {
-            connector,
-            survives_disconnect,
-        })
-    }
-
-    /// A connector of the best route: one that is open before one that must be dialed, in turn among equals.
-    fn choose_connector(&mut self, direction: Direction, address: &str) -> Option<ConnectorId> {
-        let mut candidates: Vec<ConnectorId> = Vec::new();
-        for route in self.routes.find(direction, address) {
-            let serves = |(&id, connector): (&ConnectorId, &super::Connector)| {
-                let is_it = match &route.destination {
-                    Destination::Connection(name) => connector.settings.name == *name,
-                    Destination::Container(id) if connector.open_connection().is_some() => {
-                        connector.container_id.as_ref() == Some(id)
-                    }
-                    // Not known yet, or was it when it was last open: worth waiting for.
-                    Destination::Container(id) => {
-                        connector.is_persistent() && connector.container_id.as_ref().is_none_or(|c| c == id)
-                    }
-                };
-                is_it.then_some(id)
-            };
-            candidates.extend(self.connectors.iter().filter_map(serves));
-        }
-        let open: Vec<ConnectorId> = candidates
-            .iter()
-            .copied()
-            .filter(|&id| self.usable_connection(id).is_some())
-            .collect();
-        let best = if open.is_empty() { candidates } else { open };
-        if best.len() > 1 {
-            self.rotation = self.rotation.wrapping_add(1);
-        }
-        best.get(self.rotation.checked_rem(best.len())?).copied()
-    }
-
-    /// A connector's connection, if links can be attached on it now.
-    fn usable_connection(&self, id: ConnectorId) -> Option<ConnectionKey> {
-        let key = self.connectors.get(&id)?.open_connection()?;
-        self.entry(key)
-            .filter(|entry| entry.connection.is_open())
-            .map(|_| key)
-    }
-
     /// The pair of this device session and a session on the connector's connection, made if there is none.
-    fn session_pair(&mut self, device: SessionRef, connector: ConnectorId) -> Option<u32> {
+    pub(super) fn session_pair(&mut self, device: SessionRef, connector: ConnectorId) -> Option<u32> {
         let open = self.usable_connection(connector);
         let session = self
             .entry(device.connection)?
@@ -247,7 +147,7 @@ impl Router {
     }
 
     /// Attaches the link at the hub, on a session that is begun if it has to be.
-    fn start_link(&mut self, number: u32, attach: &Attach<'_>) {
+    pub(super) fn start_link(&mut self, number: u32, attach: &Attach<'_>) {
         if let Err(error) = self.try_start_link(number, attach) {
             let Some((connection, channel, handle)) = self.link_end(number, Leg::Device) else {
                 return;
@@ -290,13 +190,20 @@ impl Router {
             .entry(device.connection)
             .map(|entry| entry.container_id.clone())
             .unwrap_or_default();
+        let edited = self
+            .link_pairs
+            .get(index(number))
+            .and_then(|link| link.readdressing.as_ref())
+            .and_then(|readdressing| readdressing.towards_hub(role, attach.tail));
+        let tail = edited.as_ref().map_or(attach.tail, EditedTail::tail);
         let connector = self.connectors.get_mut(&id).ok_or_else(lost)?;
+        connector.users.insert(device.connection);
+        connector.unused_since = None;
         let upstream_name = connector.claim_name(role, &name, &container_id);
         let entry = self.connections.get_mut(hub.index()).ok_or_else(lost)?;
-        let attached =
-            entry
-                .connection
-                .attach_link(upstream.channel, &upstream_name, role, number, attach.tail);
+        let attached = entry
+            .connection
+            .attach_link(upstream.channel, &upstream_name, role, number, tail);
         let handle = match attached {
             Ok(handle) => handle,
             Err(error) => {
@@ -334,9 +241,15 @@ impl Router {
             return;
         };
         link.is_answered = true;
-        let (pair, way) = (link.session_pair, link.way());
-        let limited = limited_answer(link, attach, attach.tail);
-        let tail = limited.as_ref().map_or(attach.tail, EditedTail::tail);
+        let (pair, way, role) = (link.session_pair, link.way(), link.role);
+        // The address is not needed again: an idle link keeps nothing of it.
+        let edited = link
+            .readdressing
+            .take()
+            .and_then(|readdressing| readdressing.towards_device(role, attach));
+        let tail = edited.as_ref().map_or(attach.tail, EditedTail::tail);
+        let limited = limited_answer(link, attach, tail);
+        let tail = limited.as_ref().map_or(tail, EditedTail::tail);
         if let Some((connection, channel, handle)) = self.link_end(number, Leg::Device)
             && let Some(entry) = self.entry_mut(connection)
         {
@@ -347,7 +260,7 @@ impl Router {
     }
 
     /// Answers an attach with a null terminus and a detach (AMQP 1.0 part 2, §2.6.3).
-    fn refuse(
+    pub(super) fn refuse(
         &mut self,
         key: ConnectionKey,
         channel: Channel,
@@ -374,99 +287,6 @@ impl Router {
         self.wake(key);
     }
 
-    // ---- attaches that wait --------------------------------------------------------------------------------------
-
-    /// Keeps an attach until its connector is open.
-    fn wait(&mut self, number: u32, id: ConnectorId, attach: &[u8], now: Instant) {
-        let deadline = now + self.settings.attach_timeout;
-        let Some(connector) = self.connectors.get_mut(&id) else {
-            return;
-        };
-        let is_full = connector.waiting.len() >= limits::WAITING_ATTACHES
-            || attach.len() > limits::WAITING_ATTACH_BYTES;
-        if let Some(link) = self.link_pairs.get_mut(index(number)) {
-            link.waiting = Some(Box::new(Waiting {
-                attach: attach.to_vec(),
-                flow: None,
-                deadline,
-            }));
-        }
-        if is_full {
-            self.refuse_too_much(number);
-            return;
-        }
-        connector.waiting.push_back(number);
-        self.want(id, now);
-    }
-
-    /// Refuses an attach that would make too much wait for a connector.
-    pub(super) fn refuse_too_much(&mut self, number: u32) {
-        let error = AmqpError::new(
-            condition::RESOURCE_LIMIT_EXCEEDED,
-            "too many attaches, or too large ones, wait for the connection to the hub",
-        );
-        self.refuse_waiting(number, Some(&error));
-    }
-
-    /// The connector is open: everything that waited for it starts.
-    pub(super) fn start_waiting(&mut self, id: ConnectorId) {
-        let Some(connector) = self.connectors.get_mut(&id) else {
-            return;
-        };
-        for number in std::mem::take(&mut connector.waiting) {
-            let Some(key) = self
-                .link_end(number, Leg::Device)
-                .map(|(connection, _, _)| connection)
-            else {
-                continue;
-            };
-            if let Some(connector) = self.connectors.get_mut(&id) {
-                connector.users.insert(key);
-                connector.unused_since = None;
-            }
-            let Some(link) = self.link_pairs.get_mut(index(number)) else {
-                continue;
-            };
-            let Some(waiting) = link.waiting.as_mut() else {
-                continue;
-            };
-            let body = std::mem::take(&mut waiting.attach);
-            if let Ok(Performative::Attach(attach)) = Performative::parse(&body) {
-                self.start_link(number, &attach);
-            }
-        }
-    }
-
-    /// Refuses the attaches that have waited long enough.
-    pub(super) fn refuse_overdue(&mut self, id: ConnectorId, now: Instant) {
-        while let Some(connector) = self.connectors.get(&id) {
-            let Some(&number) = connector.waiting.front() else {
-                return;
-            };
-            let deadline = self
-                .link_pairs
-                .get(index(number))
-                .and_then(|link| Some(link.waiting.as_ref()?.deadline));
-            match deadline {
-                Some(deadline) if deadline > now => return,
-                Some(_) => {}
-                None => {
-                    if let Some(connector) = self.connectors.get_mut(&id) {
-                        connector.waiting.pop_front();
-                    }
-                    continue;
-                }
-            }
-            let waited = self.settings.attach_timeout.as_secs();
-            let what = format!(
-                "No connection to {} ({}) within {waited} s",
-                connector.settings.name, connector.settings.address
-            );
-            let error = self.unreachable_error(&what);
-            self.refuse_waiting(number, Some(&error));
-        }
-    }
-
     /// The error for a device whose route has no connection.
     pub(super) fn unreachable_error(&self, what: &str) -> AmqpError {
         self.route_error(condition::QD_NO_ROUTE, "No route to the destination node", what)
@@ -491,69 +311,18 @@ impl Router {
         }
     }
 
-    /// The device gave an attach up that was still waiting.
-    pub(super) fn abandon_waiting(&mut self, number: u32) {
-        self.refuse_waiting(number, None);
-    }
-
-    pub(super) fn refuse_waiting(&mut self, number: u32, error: Option<&AmqpError>) {
-        let Some(link) = self.link_pairs.get_mut(index(number)) else {
-            return;
-        };
-        let attach = link
-            .waiting
-            .take()
-            .map(|waiting| waiting.attach)
-            .unwrap_or_default();
-        let end = self.link_end(number, Leg::Device);
-        self.forget_waiting(number);
-        self.free_and_pump(number);
-        let Some((connection, channel, handle)) = end else {
-            return;
-        };
-        let Ok(Performative::Attach(attach)) = Performative::parse(&attach) else {
-            return;
-        };
-        match error {
-            Some(error) => self.refuse(connection, channel, handle, &attach, error),
-            None => {
-                let (source, target) = match attach.role {
-                    Role::Sender => (attach.source, None),
-                    Role::Receiver => (None, attach.target),
-                };
-                if let Some(entry) = self.entry_mut(connection) {
-                    entry
-                        .connection
-                        .refuse_attach(channel, handle, source, target, None);
-                    self.wake(connection);
-                }
-            }
-        }
-    }
-
     /// Frees a link that never was, and what its device had sent on it: others may wait behind that.
-    fn free_and_pump(&mut self, number: u32) {
+    pub(super) fn free_and_pump(&mut self, number: u32) {
         let pair = self.link_pairs.get(index(number)).map(|link| link.session_pair);
         self.free_link_pair(number);
         if let Some(pair) = pair {
             self.pump(pair, Way::Up);
         }
     }
-
-    /// Takes a link off its connector's list.
-    pub(super) fn forget_waiting(&mut self, number: u32) {
-        let pair = self.link_pairs.get(index(number)).map(|link| link.session_pair);
-        let id = pair
-            .and_then(|pair| self.session_pairs.get(index(pair)))
-            .map(|pair| pair.connector);
-        if let Some(connector) = id.and_then(|id| self.connectors.get_mut(&id)) {
-            connector.waiting.retain(|&other| other != number);
-        }
-    }
 }
 
 /// What a peer wrote, as log lines show it: not as long as a frame. (The log escapes control characters.)
-fn excerpt(text: &str) -> String {
+pub(super) fn excerpt(text: &str) -> String {
     text.chars().take(256).collect()
 }
 

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::admission::Place;
-use super::connector::State;
+use super::connector::{Connector, State};
 use super::flow_control::Gate;
 use super::loss::Farewell;
-use super::settings::{ConnectorId, ConnectorSettings, ListenerId, ListenerSettings, RouterSettings};
+use super::settings::{
+    ConnectorId, ConnectorRole, ConnectorSettings, Destination, ListenerId, ListenerRole, ListenerSettings,
+    PeerLimits, RouterSettings,
+};
 use super::timer::Owner;
 use super::{Action, ConnectionKey, Router, TransportInfo};
 use crate::amqp::condition::ErrorView;
@@ -23,6 +26,26 @@ use crate::endpoint::window::WindowSize;
 pub(super) enum Kind {
     Device(ListenerId),
     Upstream(ConnectorId),
+    /// A hub that came to us; from its open on it is in the list of connectors.
+    Broker(ListenerId, ConnectorId),
+}
+
+impl Kind {
+    /// The listener that accepted it.
+    pub(super) const fn listener(self) -> Option<ListenerId> {
+        match self {
+            Kind::Device(id) | Kind::Broker(id, _) => Some(id),
+            Kind::Upstream(_) => None,
+        }
+    }
+
+    /// The connector of a hub.
+    pub(super) const fn connector(self) -> Option<ConnectorId> {
+        match self {
+            Kind::Upstream(id) | Kind::Broker(_, id) => Some(id),
+            Kind::Device(_) => None,
+        }
+    }
 }
 
 /// One connection.
@@ -86,9 +109,14 @@ pub(super) fn listener(router: &RouterSettings, listener: &ListenerSettings) -> 
     let announce = Announce {
         container_id: router.container_id.clone(),
         hostname: None,
-        max_frame_size: listener.limits.max_frame_size.max(limits::MIN_FRAME_SIZE),
+        max_frame_size: frame_size(&listener.limits),
         channel_max: listener.limits.channel_max,
-        session_window: WindowSize::Frames(listener.limits.incoming_window.unwrap_or(limits::DEVICE_WINDOW)),
+        session_window: match listener.role {
+            ListenerRole::Normal => {
+                WindowSize::Frames(listener.limits.incoming_window.unwrap_or(limits::DEVICE_WINDOW))
+            }
+            ListenerRole::RouteContainer => upstream_window(&listener.limits),
+        },
         idle_timeout: listener.limits.idle_timeout,
     };
     (Arc::new(side), Arc::new(announce))
@@ -99,11 +127,6 @@ pub(super) fn connector(
     router: &RouterSettings,
     connector: &ConnectorSettings,
 ) -> (Arc<Side>, Arc<Announce>) {
-    let max_frame_size = connector.limits.max_frame_size.max(limits::MIN_FRAME_SIZE);
-    let default_window = WindowSize::Bytes {
-        budget: limits::UPSTREAM_WINDOW_BYTES,
-        least: (limits::UPSTREAM_WINDOW_BYTES / max_frame_size).max(limits::UPSTREAM_WINDOW_FRAMES),
-    };
     let plain = match (&connector.sasl_username, &connector.sasl_password) {
         (Some(user), Some(password)) => Some((user.clone(), password.expose().clone())),
         _ => None,
@@ -119,15 +142,42 @@ pub(super) fn connector(
     let announce = Announce {
         container_id: router.container_id.clone(),
         hostname: Some(connector.hostname.clone()),
-        max_frame_size,
+        max_frame_size: frame_size(&connector.limits),
         channel_max: connector.limits.channel_max.min(limits::UPSTREAM_CHANNEL_MAX),
-        session_window: connector
-            .limits
-            .incoming_window
-            .map_or(default_window, WindowSize::Frames),
+        session_window: upstream_window(&connector.limits),
         idle_timeout: connector.limits.idle_timeout,
     };
     (Arc::new(side), Arc::new(announce))
+}
+
+/// A broker that came in at a listener, as if it had been dialed.
+fn broker(listener: &ListenerSettings, peer: &str) -> ConnectorSettings {
+    ConnectorSettings {
+        name: listener.name.clone(),
+        address: peer.to_owned(),
+        hostname: String::new(),
+        role: ConnectorRole::Accepted,
+        role_name: "route-container".to_owned(),
+        limits: listener.limits,
+        sasl_mechanisms: Vec::new(),
+        sasl_username: None,
+        sasl_password: None,
+        has_client_certificate: false,
+        dial_timeout: listener.handshake_timeout,
+    }
+}
+
+fn frame_size(limits: &PeerLimits) -> u32 {
+    limits.max_frame_size.max(limits::MIN_FRAME_SIZE)
+}
+
+/// What a hub may have under way on one session.
+fn upstream_window(limits: &PeerLimits) -> WindowSize {
+    let default_window = WindowSize::Bytes {
+        budget: limits::UPSTREAM_WINDOW_BYTES,
+        least: (limits::UPSTREAM_WINDOW_BYTES / frame_size(limits)).max(limits::UPSTREAM_WINDOW_FRAMES),
+    };
+    limits.incoming_window.map_or(default_window, WindowSize::Frames)
 }
 
 impl Router {
@@ -203,13 +253,26 @@ impl Router {
         let kind = entry.kind;
         match kind {
             Kind::Device(listener) => {
-                entry.vhost = open.hostname.unwrap_or_default().into();
-                if self.admit(key, listener, now)
+                if self.admit(key, listener, open.hostname, now)
                     && let Some(entry) = self.entry_mut(key)
                 {
                     entry.connection.send_open();
                     self.log_opened(key, open);
                 }
+            }
+            Kind::Broker(listener, id) => {
+                if !self.admit(key, listener, open.hostname, now) {
+                    return;
+                }
+                let Some(entry) = self.entry_mut(key) else { return };
+                entry.connection.send_open();
+                let peer = entry.transport.peer.clone();
+                if let Some(listener) = self.settings.listeners.get(listener.0) {
+                    let connector = Connector::new(broker(listener, &peer), 0);
+                    self.connectors.insert(id, connector);
+                }
+                self.log_opened(key, open);
+                self.on_connector_open(id, key, open.container_id, now);
             }
             Kind::Upstream(id) => {
                 self.log_opened(key, open);
@@ -221,7 +284,7 @@ impl Router {
     fn log_opened(&self, key: ConnectionKey, open: &Open<'_>) {
         let Some(entry) = self.entry(key) else { return };
         let (direction, host) = match entry.kind {
-            Kind::Device(_) => ("in", entry.transport.peer.as_str()),
+            Kind::Device(_) | Kind::Broker(..) => ("in", entry.transport.peer.as_str()),
             Kind::Upstream(id) => (
                 "out",
                 self.connectors
@@ -248,7 +311,7 @@ impl Router {
         let (number, kind, peer) = (entry.connection.number, entry.kind, entry.transport.peer.clone());
         let condition = error.condition();
         match kind {
-            Kind::Device(id) => {
+            Kind::Device(id) | Kind::Broker(id, _) => {
                 let listener = self
                     .settings
                     .listeners
@@ -291,7 +354,7 @@ impl Router {
                 .to_owned()
         });
         let farewell = match entry.kind {
-            Kind::Device(_) => {
+            Kind::Device(_) | Kind::Broker(..) => {
                 if let Some(reason) = &reason {
                     tracing::info!(
                         target: "SERVER",
@@ -300,7 +363,10 @@ impl Router {
                         entry.transport.peer
                     );
                 }
-                Farewell::Graceful
+                match entry.kind.connector() {
+                    Some(_) => Farewell::Lost(reason),
+                    None => Farewell::Graceful,
+                }
             }
             Kind::Upstream(id) => {
                 let settings = self.connectors.get(&id).map(|c| &c.settings);
@@ -323,7 +389,7 @@ impl Router {
         let (number, kind, was_open) = (entry.connection.number, entry.kind, entry.was_open);
         if !entry.connection.is_over() {
             match kind {
-                Kind::Device(_) => {
+                Kind::Device(_) | Kind::Broker(..) => {
                     tracing::info!(
                         target: "SERVER",
                         "[C{number}] Connection from {} lost: {reason}",
@@ -343,11 +409,17 @@ impl Router {
         self.release_gate(key);
         self.connections.try_remove(key.index());
         match kind {
-            Kind::Device(_) => {
-                self.devices = self.devices.saturating_sub(1);
-                self.device_left(key, now);
-            }
+            Kind::Device(_) => self.device_left(key, now),
             Kind::Upstream(id) => self.on_connector_lost(id, key, was_open, now),
+            Kind::Broker(_, id) => {
+                if let Some(broker) = self.connectors.remove(&id) {
+                    let container_id = broker.container_id.as_deref().unwrap_or_default();
+                    self.log_routes("Deactivated", &broker.settings.name, container_id);
+                }
+            }
+        }
+        if kind.listener().is_some() {
+            self.devices = self.devices.saturating_sub(1);
         }
         tracing::info!(target: "ROUTER_CORE", "[C{number}] Connection Closed");
     }
@@ -398,7 +470,7 @@ impl Router {
                 }
             }
             State::Open(key)
-                if !connector.is_persistent()
+                if connector.is_on_demand()
                     && connector.unused_since.is_some_and(|since| since + linger <= now) =>
             {
                 connector.unused_since = None;
@@ -433,10 +505,9 @@ impl Router {
         };
         connector.opened(key, container_id, now);
         let name = connector.settings.name.clone();
-        for route in self.routes.routes_to(&name) {
-            tracing::info!(target: "ROUTER_CORE", "Link Route Activated '{}' on connection {name}", route.name);
-        }
-        self.start_waiting(id);
+        self.log_routes("Activated", &name, container_id);
+        self.start_waiting(id, now);
+        self.move_waiting_to(id, now);
         self.arm_connector(id);
     }
 
@@ -448,17 +519,24 @@ impl Router {
             return;
         }
         if was_open {
-            let name = &connector.settings.name;
-            for route in self.routes.routes_to(name) {
-                tracing::info!(
-                    target: "ROUTER_CORE",
-                    "Link Route Deactivated '{}' on connection {name}",
-                    route.name
-                );
-            }
+            let (name, container_id) = (connector.settings.name.clone(), connector.container_id.clone());
+            self.log_routes("Deactivated", &name, container_id.as_deref().unwrap_or_default());
         }
-        connector.lost(was_open, now);
+        self.move_waiting_from(id, now);
+        if let Some(connector) = self.connectors.get_mut(&id) {
+            connector.lost(was_open, now);
+        }
         self.arm_connector(id);
+    }
+
+    fn log_routes(&self, what: &str, connection: &str, container_id: &str) {
+        for route in self.routes.served_by(connection, container_id) {
+            let (how, name) = match &route.destination {
+                Destination::Connection(name) => ("connection", name),
+                Destination::Container(id) => ("container", id),
+            };
+            tracing::info!(target: "ROUTER_CORE", "Link Route {what} '{}' on {how} {name}", route.name);
+        }
     }
 
     /// A device has gone: connectors that nobody uses any more may be closed after a while.

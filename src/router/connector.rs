@@ -96,6 +96,10 @@ impl Connector {
         matches!(self.settings.role, ConnectorRole::Persistent)
     }
 
+    pub(super) const fn is_on_demand(&self) -> bool {
+        matches!(self.settings.role, ConnectorRole::OnDemand)
+    }
+
     /// Somebody needs the connection. `true`: dial now.
     pub(super) fn want(&mut self, now: Instant) -> bool {
         match self.state {
@@ -178,7 +182,7 @@ impl Connector {
     pub(super) fn next_deadline(&self, oldest_waiting: Option<Instant>, linger: Duration) -> Option<Instant> {
         let own = match self.state {
             State::Backoff { until } => Some(until),
-            State::Open(_) if !self.is_persistent() => self.unused_since.map(|since| since + linger),
+            State::Open(_) if self.is_on_demand() => self.unused_since.map(|since| since + linger),
             State::Idle | State::Dialing | State::Opening(_) | State::Open(_) => None,
         };
         own.into_iter().chain(oldest_waiting).min()

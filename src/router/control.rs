@@ -15,7 +15,7 @@ impl Router {
     /// Which side of its pairs a connection is.
     pub(super) fn leg(&self, key: ConnectionKey) -> Leg {
         match self.entry(key).map(|entry| entry.kind) {
-            Some(Kind::Upstream(_)) => Leg::Upstream,
+            Some(Kind::Upstream(_) | Kind::Broker(..)) => Leg::Upstream,
             Some(Kind::Device(_)) | None => Leg::Device,
         }
     }

@@ -1,7 +1,7 @@
 //! Ends of things: sessions, devices and hubs that go, politely or not. Whatever goes, the other side is told, what
 //! was half-sent is aborted, and everything is freed.
 
-use super::connection::{Kind, index};
+use super::connection::index;
 use super::delivery_map::Ids;
 use super::pair::{Leg, ParkedKind, Way};
 use super::{ConnectionKey, Router};
@@ -51,14 +51,11 @@ impl Router {
                 }
             }
             Leg::Upstream => {
-                let name = match self.entry(key).map(|entry| entry.kind) {
-                    Some(Kind::Upstream(id)) => self
-                        .connectors
-                        .get(&id)
-                        .map(|c| c.settings.name.clone())
-                        .unwrap_or_default(),
-                    Some(Kind::Device(_)) | None => String::new(),
-                };
+                let name = self
+                    .entry(key)
+                    .and_then(|entry| self.connectors.get(&entry.kind.connector()?))
+                    .map(|connector| connector.settings.name.clone())
+                    .unwrap_or_default();
                 let reason = match farewell {
                     Farewell::Lost(Some(reason)) => reason.as_str(),
                     Farewell::Lost(None) | Farewell::Graceful => "closed",

@@ -41,11 +41,14 @@ mod loss;
 mod pair;
 mod pattern;
 mod policy;
+mod prefix;
+mod route;
 pub mod settings;
 mod snapshot;
 mod table;
 mod timer;
 mod transfer;
+mod waiting;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -62,7 +65,7 @@ use connection::{Entry, Kind};
 use connector::{Connector, State};
 use pair::{LinkPair, SessionPair};
 use policy::{Book, Policy};
-use settings::{ConnectorId, ListenerId, RouterSettings};
+use settings::{ConnectorId, ListenerId, ListenerRole, RouterSettings};
 pub use snapshot::Snapshot;
 use table::LinkRouteTable;
 use timer::{Owner, Timers};
@@ -118,6 +121,8 @@ pub struct Router {
     listeners: Vec<(Arc<Side>, Arc<Announce>)>,
     /// By a number that is never used again, so that a dial of one that has gone is told from its successor's.
     connectors: BTreeMap<ConnectorId, Connector>,
+    /// The number of the next broker that connects to us.
+    next_connector: usize,
     routes: LinkRouteTable,
     policy: Policy,
     /// The devices that the policy has admitted.
@@ -173,6 +178,7 @@ impl Router {
         let mut router = Router {
             listeners,
             connectors,
+            next_connector: settings.connectors.len(),
             routes,
             policy: Policy::new(settings.policy.clone()),
             book: Book::default(),
@@ -207,7 +213,7 @@ impl Router {
 
     // ---- inputs --------------------------------------------------------------------------------------------------
 
-    /// A device's transport was accepted. `None`: over `maxConnections`, or shutting down; drop it.
+    /// The transport of a device, or of a broker, was accepted. `None`: over `maxConnections`, or shutting down; drop it.
     pub fn accepted(
         &mut self,
         listener: ListenerId,
@@ -229,12 +235,19 @@ impl Router {
             return None;
         }
         let (address, handshake) = (settings.address.clone(), settings.handshake_timeout);
+        let kind = match settings.role {
+            ListenerRole::Normal => Kind::Device(listener),
+            ListenerRole::RouteContainer => {
+                self.next_connector += 1;
+                Kind::Broker(listener, ConnectorId(self.next_connector - 1))
+            }
+        };
         self.connection_number += 1;
         self.devices += 1;
         let number = self.connection_number;
         tracing::info!(target: "SERVER", "[C{number}] Accepted connection to {address} from {}", transport.peer);
         let connection = Connection::new(number, side, announce, Some(handshake), now);
-        Some(self.insert(Entry::new(connection, Kind::Device(listener), transport)))
+        Some(self.insert(Entry::new(connection, kind, transport)))
     }
 
     /// The transport asked for by [`Action::Dial`] is ready. `None`: no longer wanted, drop it.
@@ -273,7 +286,10 @@ impl Router {
                 entry.settings.address
             );
         }
-        entry.lost(false, now);
+        self.move_waiting_from(connector, now);
+        if let Some(entry) = self.connectors.get_mut(&connector) {
+            entry.lost(false, now);
+        }
         self.arm_connector(connector);
     }
 

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::ConnectionKey;
 use super::admission::MessageSize;
 use super::delivery_map::DeliveryMap;
+use super::prefix::Readdressing;
 use super::settings::ConnectorId;
 use crate::amqp::performative::Role;
 use crate::amqp::serial::{Channel, DeliveryId, Handle};
@@ -168,6 +169,8 @@ pub(super) struct LinkPair {
     pub(super) upstream_name: Option<Box<str>>,
     /// The body of the device's attach, and of the last flow behind it, while the connector is not open.
     pub(super) waiting: Option<Box<Waiting>>,
+    /// How the address of the routed terminus changes on the way, until the hub has answered.
+    pub(super) readdressing: Option<Box<Readdressing>>,
     /// The terminus is to outlive the device's connection.
     pub(super) survives_disconnect: bool,
     /// The receiving end has given credit at least once, so transfers may go on.

@@ -10,7 +10,8 @@ pub(super) fn normalize(address: &str) -> &str {
     strip_url(address).trim_matches(is_separator)
 }
 
-fn strip_url(address: &str) -> &str {
+/// The path of a URL; anything else as it is.
+pub(super) fn strip_url(address: &str) -> &str {
     let Some((scheme, rest)) = address.split_once(':') else {
         return address;
     };

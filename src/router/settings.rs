@@ -11,7 +11,8 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ListenerId(pub usize);
 
-/// Names a connector; those of [`RouterSettings::connectors`] are numbered from 0 in file order.
+/// Names a connector, or a broker that connected to us; those of [`RouterSettings::connectors`] are numbered from 0 in
+/// file order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectorId(pub usize);
 
@@ -59,6 +60,15 @@ pub struct PeerLimits {
     pub idle_timeout: Option<Duration>,
 }
 
+/// Who connects to a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerRole {
+    /// Devices, whose links are routed (`normal`).
+    Normal,
+    /// Brokers, which serve routes as if we had dialed them (`route-container`; 0.6 `on-demand`).
+    RouteContainer,
+}
+
 /// One `listener` section.
 #[derive(Clone, Debug)]
 pub struct ListenerSettings {
@@ -66,7 +76,13 @@ pub struct ListenerSettings {
     pub name: String,
     /// `HOST:PORT` as configured, for log lines.
     pub address: String,
-    /// Bounds towards devices.
+    /// Who connects.
+    pub role: ListenerRole,
+    /// Whether `VHOST/` is put in front of the addresses that devices write.
+    pub multi_tenant: bool,
+    /// The virtual host of every device, whatever its open.hostname says.
+    pub policy_vhost: Option<String>,
+    /// Bounds towards those who connect.
     pub limits: PeerLimits,
     /// The peer's open must be here this long after the accept; zero means never (qdrouterd's old default).
     pub handshake_timeout: Duration,
@@ -81,6 +97,8 @@ pub enum ConnectorRole {
     OnDemand,
     /// At start, and again after each loss (`route-container`, `normal`).
     Persistent,
+    /// Never: the peer connected to a listener of role `route-container`, and goes when its connection does.
+    Accepted,
 }
 
 /// One `connector` section.
@@ -122,7 +140,7 @@ pub enum Matcher {
 /// Who serves a route (qdrouterd: `connection` or `containerId`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// A connector of this name.
+    /// The connector of this name, and every broker on the route-container listener of this name.
     Connection(String),
     /// Any upstream peer whose open carries this container-id.
     Container(String),
@@ -139,6 +157,10 @@ pub struct RouteSettings {
     pub direction: Direction,
     /// To whom.
     pub destination: Destination,
+    /// Put in front of the address towards the hub (qdrouterd: `addExternalPrefix`); may be empty.
+    pub add_external_prefix: String,
+    /// Taken off the address before that (qdrouterd: `delExternalPrefix`); may be empty.
+    pub del_external_prefix: String,
 }
 
 /// Which error conditions a device sees when a route is lost or cannot be reached.

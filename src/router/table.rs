@@ -42,10 +42,15 @@ impl LinkRouteTable {
             .filter_map(|&index| self.routes.get(index))
     }
 
-    /// The routes that name a connector.
-    pub(super) fn routes_to<'a>(&'a self, connector: &'a str) -> impl Iterator<Item = &'a RouteSettings> {
-        self.routes.iter().filter(
-            move |route| matches!(&route.destination, Destination::Connection(name) if name == connector),
-        )
+    /// The routes that a connection of this name, to a container of this id, serves.
+    pub(super) fn served_by<'a>(
+        &'a self,
+        connection: &'a str,
+        container_id: &'a str,
+    ) -> impl Iterator<Item = &'a RouteSettings> {
+        self.routes.iter().filter(move |route| match &route.destination {
+            Destination::Connection(name) => name == connection,
+            Destination::Container(id) => id == container_id,
+        })
     }
 }

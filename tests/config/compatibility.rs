@@ -1,6 +1,6 @@
 //! What old releases wrote, what qdrouterd does and we do not, and what we refuse.
 
-use linkrouterd::config::Direction;
+use linkrouterd::config::{Destination, Direction, ListenerRole};
 
 use crate::{expect, flawless, good};
 
@@ -150,9 +150,6 @@ fn what_would_weaken_security_or_change_the_meaning_is_refused() {
             "`saslMechanisms: ANONYMOUS PLAIN` is refused",
         ),
         ("saslPlugin: a", "would admit everyone"),
-        ("multiTenant: yes", "tenants cannot be kept apart"),
-        ("role: route-container", "role `normal` only"),
-        ("role: on-demand", "role `normal` only"),
         ("role: inter-router", "joins no network of routers"),
         ("role: edge", "joins no network of routers"),
     ] {
@@ -161,10 +158,6 @@ fn what_would_weaken_security_or_change_the_meaning_is_refused() {
             &[(3, "error", part)],
         );
     }
-    expect(
-        "policy {\n enableVhostPolicy: yes\n}\n",
-        &[(2, "error", "everything would be allowed")],
-    );
     expect(
         "listener {\n host: ::1\n requirePeerAuth: yes\n}\n",
         &[
@@ -191,7 +184,10 @@ fn what_is_known_but_not_run_is_said_once() {
         ),
         ("waypoint {\n address: q\n connector: X\n}\n", "no link is opened"),
         ("console {\n listener: l\n args: --x\n}\n", "no web console"),
-        ("vhost {\n id: v\n allowUnknownUser: yes\n}\n", "no vhost policy"),
+        (
+            "policyRuleset {\n applicationName: a\n}\n",
+            "write them as vhost sections",
+        ),
         (
             "authServicePlugin {\n name: a\n host: h\n}\n",
             "no remote authentication service",
@@ -226,4 +222,46 @@ fn what_is_known_but_not_run_is_said_once() {
         &[(1, "warning", "not run"), (2, "error", "did you mean `prefix`?")],
     );
     expect("router {\n identity: x\n}\n", &[(2, "warning", "cannot be set")]);
+}
+
+#[test]
+fn a_listener_may_be_for_brokers_and_routes_lead_to_it() {
+    for role in ["route-container", "on-demand"] {
+        let config = flawless(&format!(
+            "listener {{\n name: BROKERS\n host: ::1\n role: {role}\n}}\n\
+             linkRoute {{\n prefix: a\n direction: in\n connection: BROKERS/\n}}\n"
+        ));
+        assert_eq!(config.listeners[0].role, ListenerRole::RouteContainer);
+        let expected = Destination::Connection("BROKERS".to_owned());
+        assert_eq!(config.link_routes[0].destination, expected);
+    }
+    let listener = |role: &str| format!("listener {{\n name: BROKERS\n host: ::1\n role: {role}\n}}\n");
+    let route = |to: &str| format!("linkRoute {{\n prefix: a\n direction: in\n {to}\n}}\n");
+    expect(
+        &format!("{}{}", listener("route-container"), route("connection: BROKER")),
+        &[
+            (1, "warning", "listener `BROKERS`: no linkRoute leads to it"),
+            (9, "error", "did you mean `BROKERS`?"),
+        ],
+    );
+    expect(
+        &format!("{}{}", listener("normal"), route("connection: BROKERS")),
+        &[(9, "error", "no connector or route-container listener `BROKERS`")],
+    );
+    flawless(&format!(
+        "{}{}",
+        listener("route-container"),
+        route("containerId: broker")
+    ));
+}
+
+#[test]
+fn a_listener_may_have_tenants() {
+    let config = flawless("listener {\n host: ::1\n multiTenant: yes\n policyVhost: vh1\n}\n");
+    let listener = &config.listeners[0];
+    assert_eq!(
+        (listener.multi_tenant, listener.policy_vhost.as_deref()),
+        (true, Some("vh1"))
+    );
+    assert!(!good("listener {\n host: ::1\n policyVhost: \"\"\n}\n").listeners[0].multi_tenant);
 }

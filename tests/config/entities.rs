@@ -301,7 +301,7 @@ fn routes_that_lead_nowhere_are_refused() {
         (
             "prefix: b\ndirection: in\nconnection: hub".to_owned(),
             13,
-            "there is no connector `hub`; did you mean `HUB`?",
+            "there is no connector or route-container listener `hub`; did you mean `HUB`?",
         ),
         (
             format!("prefix: b\ndistribution: closest\n{to}"),

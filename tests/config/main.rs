@@ -4,6 +4,7 @@ mod compatibility;
 mod documents;
 mod entities;
 mod grammar;
+mod policy;
 mod properties;
 mod secrets;
 

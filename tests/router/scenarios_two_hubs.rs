@@ -24,6 +24,8 @@ fn fork() -> Fork {
         matcher: Matcher::Prefix("second/".into()),
         direction: Direction::In,
         destination: Destination::Connection("HUB2".into()),
+        add_external_prefix: String::new(),
+        del_external_prefix: String::new(),
     });
     let mut world = World::new(settings);
     let device = world.device("dev");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use linkrouterd::router::settings::policy::PolicySettings;
 use linkrouterd::router::settings::{
     ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, ListenerId,
-    ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
+    ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
 };
 use linkrouterd::router::{Action, Router, TransportInfo, TransportState};
 
@@ -119,6 +119,9 @@ pub(crate) fn settings() -> RouterSettings {
         listeners: vec![ListenerSettings {
             name: "devices".into(),
             address: "127.0.0.1:5672".into(),
+            role: ListenerRole::Normal,
+            multi_tenant: false,
+            policy_vhost: None,
             limits,
             handshake_timeout: Duration::from_secs(10),
             sasl_mechanisms: vec!["ANONYMOUS".into()],
@@ -147,6 +150,8 @@ pub(crate) fn settings() -> RouterSettings {
                 matcher: Matcher::Prefix("devices/".into()),
                 direction,
                 destination: Destination::Connection("HUB".into()),
+                add_external_prefix: String::new(),
+                del_external_prefix: String::new(),
             })
             .collect(),
         max_connections: 1000,

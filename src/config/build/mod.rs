@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use super::levels;
 use super::model::{
-    AddressFamily, Connector, ConnectorRole, ErrorConditions, Listener, Log, LogOutput, Router, SslProfile,
+    AddressFamily, Connector, ConnectorRole, ErrorConditions, Listener, ListenerRole, Log, LogOutput, Router,
+    SslProfile,
 };
 use super::names::{quoted, suggestion};
 use super::report::Findings;
@@ -178,6 +179,12 @@ pub(super) fn listener(fields: &Fields, findings: &mut Findings) -> Option<Liste
         host,
         port,
         family,
+        role: match fields.tag("role") {
+            "route-container" | "on-demand" => ListenerRole::RouteContainer,
+            _ => ListenerRole::Normal,
+        },
+        multi_tenant: fields.boolean("multiTenant"),
+        policy_vhost: fields.text("policyVhost").filter(|vhost| !vhost.is_empty()),
         max_frame_size: max_frame_size(fields, findings),
         max_sessions: max_sessions(fields, findings),
         max_session_frames: fields.integer("maxSessionFrames").filter(|frames| *frames > 0),

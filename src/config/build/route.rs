@@ -1,6 +1,6 @@
 //! Link routes, of `linkRoute` and of 0.6's `linkRoutePattern`.
 
-use crate::config::model::{Connector, Destination, Direction, LinkRoute, Matcher};
+use crate::config::model::{Connector, Destination, Direction, LinkRoute, Listener, ListenerRole, Matcher};
 use crate::config::names::{quoted, suggestion};
 use crate::config::report::Findings;
 use crate::config::resolve::Fields;
@@ -12,12 +12,21 @@ const SEPARATORS: [char; 2] = ['.', '/'];
 pub(in crate::config) fn link_routes<'a>(
     sections: impl Iterator<Item = &'a Fields>,
     connectors: &[Connector],
+    listeners: &[Listener],
     findings: &mut Findings,
 ) -> Vec<LinkRoute> {
+    let brokers = listeners
+        .iter()
+        .filter(|listener| listener.role == ListenerRole::RouteContainer);
+    let served: Vec<&str> = connectors
+        .iter()
+        .map(|connector| connector.name.as_str())
+        .chain(brokers.map(|listener| listener.name.as_str()))
+        .collect();
     let mut routes: Vec<LinkRoute> = Vec::new();
     for fields in sections {
         let matcher = matcher(fields, findings);
-        let destination = destination(fields, connectors, findings);
+        let destination = destination(fields, &served, findings);
         let directions = directions(fields, findings);
         let (Some(matcher), Some(destination)) = (matcher, destination) else {
             continue;
@@ -117,7 +126,7 @@ fn matcher(fields: &Fields, findings: &mut Findings) -> Option<Matcher> {
     })
 }
 
-fn destination(fields: &Fields, connectors: &[Connector], findings: &mut Findings) -> Option<Destination> {
+fn destination(fields: &Fields, served: &[&str], findings: &mut Findings) -> Option<Destination> {
     let who = fields.entity.name;
     let attribute = if who == "linkRoute" {
         "connection"
@@ -133,12 +142,14 @@ fn destination(fields: &Fields, connectors: &[Connector], findings: &mut Finding
             findings.error(fields.line_of("connection"), message);
             None
         }
-        (Some(wanted), None) => Some(Destination::Connection(connector(
-            fields, attribute, wanted, connectors, findings,
+        (Some(wanted), None) => Some(Destination::Connection(server(
+            fields, attribute, wanted, served, findings,
         ))),
         (None, Some(container)) => {
-            if connectors.is_empty() {
-                let message = format!("{who}: there is no connector, so no container can ever be connected");
+            if served.is_empty() {
+                let message = format!(
+                    "{who}: there is no connector and no route-container listener, so no container can ever be connected"
+                );
                 findings.warning(fields.line_of("containerId"), message);
             }
             Some(Destination::Container(container))
@@ -156,26 +167,24 @@ fn destination(fields: &Fields, connectors: &[Connector], findings: &mut Finding
     }
 }
 
-/// The exact name of the connector that is meant.
-fn connector(
+/// The exact name of the connector, or of the listener for brokers, that is meant.
+fn server(
     fields: &Fields,
     attribute: &str,
     wanted: String,
-    connectors: &[Connector],
+    served: &[&str],
     findings: &mut Findings,
 ) -> String {
     // qdrouterd 1.19: a trailing separator does not count.
     let trimmed = wanted.trim_end_matches(SEPARATORS);
-    let named = |name: &str| connectors.iter().find(|connector| connector.name == name);
-    if let Some(connector) = named(&wanted).or_else(|| named(trimmed)) {
-        return connector.name.clone();
+    for name in [wanted.as_str(), trimmed] {
+        if served.contains(&name) {
+            return name.to_owned();
+        }
     }
-    let hint = suggestion(
-        &wanted,
-        connectors.iter().map(|connector| connector.name.as_str()),
-    );
+    let hint = suggestion(&wanted, served.iter().copied());
     let message = format!(
-        "{}: there is no connector {}{hint}",
+        "{}: there is no connector or route-container listener {}{hint}",
         fields.entity.name,
         quoted(&wanted)
     );

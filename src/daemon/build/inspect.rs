@@ -24,7 +24,6 @@ impl Inspection {
         };
         inspection.log(config);
         inspection.certificates(config, now);
-        inspection.routes(config);
         inspection.remote_hosts(config);
         inspection.findings
     }
@@ -116,22 +115,6 @@ impl Inspection {
         let message = format!("{what}; connectors with this profile cannot connect before that is mended");
         self.add(Severity::Warning, line, message);
     }
-
-    fn routes(&mut self, config: &Config) {
-        for route in &config.link_routes {
-            for (attribute, value) in [
-                ("addExternalPrefix", &route.add_external_prefix),
-                ("delExternalPrefix", &route.del_external_prefix),
-            ] {
-                if value.is_some() {
-                    let message = format!(
-                        "{attribute} is not run by this version: the hub gets the address as the device writes it"
-                    );
-                    self.add(Severity::Warning, route.line, message);
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -202,22 +185,14 @@ mod tests {
 
     #[test]
     fn settings_that_do_nothing_are_named() {
-        let text = "router {\n    timestampFormat: %!\n}\nconnector {\n    name: H\n    host: h\n    port: 5672\n    \
-                    role: on-demand\n}\nlinkRoute {\n    prefix: a\n    connection: H\n    direction: in\n    \
-                    addExternalPrefix: x/\n}\n";
+        let text = "router {\n    timestampFormat: %!\n}\n";
         let loaded = Site::new().load(text, &[]);
         assert!(loaded.plan.is_some(), "{:#?}", loaded.findings);
-        for (line, part) in [(1, "timestampFormat"), (10, "addExternalPrefix")] {
-            let found = |finding: &&Finding| {
-                finding.line == line
-                    && finding.severity == Severity::Warning
-                    && finding.message.contains(part)
-            };
-            assert!(
-                loaded.findings.iter().any(|finding| found(&finding)),
-                "{:#?}",
-                loaded.findings
-            );
-        }
+        let found = |finding: &Finding| {
+            finding.line == 1
+                && finding.severity == Severity::Warning
+                && finding.message.contains("timestampFormat")
+        };
+        assert!(loaded.findings.iter().any(found), "{:#?}", loaded.findings);
     }
 }

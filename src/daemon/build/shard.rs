@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::policy::policy_settings;
 use crate::config::{self, Config};
 use crate::router::settings::{
-    ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, ListenerSettings, Matcher,
-    PeerLimits, RouteSettings, RouterSettings, Secret,
+    ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, ListenerRole,
+    ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings, Secret,
 };
 use crate::shard::dial::DialSettings;
 use crate::shard::tls::{TlsSettings, TlsVersion};
@@ -56,6 +56,12 @@ fn listener_settings(listener: &config::Listener) -> ListenerSettings {
     ListenerSettings {
         name: listener.name.clone(),
         address: host_and_port(&listener.host, listener.port),
+        role: match listener.role {
+            config::ListenerRole::Normal => ListenerRole::Normal,
+            config::ListenerRole::RouteContainer => ListenerRole::RouteContainer,
+        },
+        multi_tenant: listener.multi_tenant,
+        policy_vhost: listener.policy_vhost.clone(),
         limits: PeerLimits {
             max_frame_size: listener.max_frame_size,
             channel_max: listener.max_sessions.saturating_sub(1),
@@ -155,6 +161,8 @@ fn route_settings(route: &config::LinkRoute) -> RouteSettings {
             config::Destination::Connection(name) => Destination::Connection(name.clone()),
             config::Destination::Container(id) => Destination::Container(id.clone()),
         },
+        add_external_prefix: route.add_external_prefix.clone().unwrap_or_default(),
+        del_external_prefix: route.del_external_prefix.clone().unwrap_or_default(),
     }
 }
 

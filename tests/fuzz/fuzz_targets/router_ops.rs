@@ -18,7 +18,7 @@ use linkrouterd::router::settings::policy::{
 };
 use linkrouterd::router::settings::{
     ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, ListenerId,
-    ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
+    ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
 };
 use linkrouterd::router::{Action, ConnectionKey, Router, TransportInfo, TransportState};
 
@@ -549,12 +549,17 @@ fn settings() -> RouterSettings {
         matcher: Matcher::Prefix("devices".to_owned()),
         direction,
         destination: Destination::Connection("hub".to_owned()),
+            add_external_prefix: String::new(),
+            del_external_prefix: String::new(),
     };
     RouterSettings {
         container_id: "router".to_owned(),
         listeners: vec![ListenerSettings {
             name: "listener".to_owned(),
             address: "127.0.0.1:5672".to_owned(),
+            role: ListenerRole::Normal,
+            multi_tenant: false,
+            policy_vhost: None,
             limits,
             handshake_timeout: Duration::from_secs(10),
             sasl_mechanisms: vec!["ANONYMOUS".to_owned()],

@@ -1,0 +1,261 @@
+//! Where a device's attach goes: which route, which of the connections that serve it, and under which address.
+
+use std::borrow::Cow;
+
+use super::attach::excerpt;
+use super::connection::Kind;
+use super::connector::{Connector, State};
+use super::prefix::{self, Readdressing};
+use super::settings::{ConnectorId, ConnectorRole, Destination, Direction, RouteSettings};
+use super::{ConnectionKey, Router};
+use crate::amqp::condition::{self, AmqpError};
+use crate::amqp::performative::{Attach, Role};
+use crate::amqp::terminus::{DYNAMIC_ADDRESS_KEY, Terminus, TerminusKind};
+
+/// The address under which a coordinator is routed (qdrouterd 1.19).
+pub(super) const COORDINATOR: &str = "$coordinator";
+
+/// Where a device's attach goes.
+pub(super) struct Decision {
+    pub(super) connector: ConnectorId,
+    pub(super) readdressing: Option<Box<Readdressing>>,
+    pub(super) survives_disconnect: bool,
+}
+
+/// Which of the connections that could serve a link get it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Placing {
+    /// In turn among those that are open or can be dialed at once.
+    InTurn,
+    /// An open one rather than one that must be dialed: the attach has waited for another in vain.
+    OpenFirst,
+}
+
+/// How soon a connection can take a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Readiness {
+    Open,
+    /// Nobody needed it so far, or its last back-off is over: it can be dialed.
+    Idle,
+    Connecting,
+    /// In back-off, or perhaps not the container that the route names.
+    Doubtful,
+}
+
+/// What an attach asks for.
+enum Asked<'a> {
+    Address(&'a str),
+    /// By a dynamic terminus, whose own address is for the hub to choose.
+    Dynamic(&'a str),
+    Coordinator,
+}
+
+impl Router {
+    /// The route of an attach: by the target's address if the device sends, by the source's if it receives.
+    pub(super) fn decide(
+        &mut self,
+        device: ConnectionKey,
+        attach: &Attach<'_>,
+        placing: Placing,
+    ) -> Result<Decision, AmqpError> {
+        let (direction, terminus) = routed_terminus(attach)?;
+        let asked = asked(direction, terminus.as_ref())?;
+        let address = self.address_for(device, &asked);
+        let (connector, route) = self.choose(direction, &address, placing)?;
+        let readdressing = match asked {
+            Asked::Address(written) => Readdressing::new(written, &address, route),
+            Asked::Dynamic(_) | Asked::Coordinator => None,
+        };
+        Ok(Decision {
+            connector,
+            readdressing,
+            survives_disconnect: terminus.is_some_and(|terminus| terminus.survives_disconnect()),
+        })
+    }
+
+    /// Whether a connector's connection may have this attach, now that the container at its other end is known.
+    pub(super) fn is_served_by(&self, device: ConnectionKey, attach: &Attach<'_>, id: ConnectorId) -> bool {
+        let Ok((direction, terminus)) = routed_terminus(attach) else {
+            return false;
+        };
+        let Ok(asked) = asked(direction, terminus.as_ref()) else {
+            return false;
+        };
+        let address = self.address_for(device, &asked);
+        let Some(connector) = self.connectors.get(&id) else {
+            return false;
+        };
+        self.routes
+            .find(direction, &address)
+            .any(|route| connector.serves(&route.destination))
+    }
+
+    /// What is matched: on a multi-tenant listener, the address with the device's virtual host in front.
+    fn address_for<'a>(&self, device: ConnectionKey, asked: &Asked<'a>) -> Cow<'a, str> {
+        let (Asked::Address(address) | Asked::Dynamic(address)) = *asked else {
+            return COORDINATOR.into();
+        };
+        match self.tenant(device) {
+            Some(vhost) => prefix::of_tenant(vhost, address).into(),
+            None => address.into(),
+        }
+    }
+
+    fn tenant(&self, device: ConnectionKey) -> Option<&str> {
+        let entry = self.entry(device)?;
+        let Kind::Device(listener) = entry.kind else {
+            return None;
+        };
+        let is_multi_tenant = self.settings.listeners.get(listener.0)?.multi_tenant;
+        (is_multi_tenant && !entry.vhost.is_empty()).then_some(&*entry.vhost)
+    }
+
+    /// One of the connections that the best route leads to, with the route that led there: several routes may have one
+    /// pattern, and several containers one id.
+    fn choose(
+        &mut self,
+        direction: Direction,
+        address: &str,
+        placing: Placing,
+    ) -> Result<(ConnectorId, &RouteSettings), AmqpError> {
+        let mut candidates: Vec<(Readiness, ConnectorId, &RouteSettings)> = Vec::new();
+        let mut missing = None;
+        for route in self.routes.find(direction, address) {
+            missing.get_or_insert(&route.destination);
+            for (&id, connector) in &self.connectors {
+                if connector.serves(&route.destination)
+                    && let Some(readiness) = self.readiness(id, connector, &route.destination)
+                {
+                    let readiness = match (placing, readiness) {
+                        (Placing::InTurn, Readiness::Idle) => Readiness::Open,
+                        (Placing::InTurn | Placing::OpenFirst, readiness) => readiness,
+                    };
+                    candidates.push((readiness, id, route));
+                }
+            }
+        }
+        let Some(best) = candidates.iter().map(|&(readiness, ..)| readiness).min() else {
+            return Err(match missing {
+                Some(destination) => self.unreachable_error(&nobody_at(destination)),
+                None => no_route(direction, address),
+            });
+        };
+        candidates.retain(|&(readiness, ..)| readiness == best);
+        if candidates.len() > 1 {
+            self.rotation = self.rotation.wrapping_add(1);
+        }
+        let turn = self.rotation.checked_rem(candidates.len()).unwrap_or(0);
+        candidates
+            .get(turn)
+            .map(|&(_, id, route)| (id, route))
+            .ok_or_else(|| no_route(direction, address))
+    }
+
+    /// `None`: never, because its only connection is about to go.
+    fn readiness(&self, id: ConnectorId, connector: &Connector, to: &Destination) -> Option<Readiness> {
+        if self.usable_connection(id).is_some() {
+            return Some(Readiness::Open);
+        }
+        if connector.settings.role == ConnectorRole::Accepted {
+            return None;
+        }
+        if matches!(to, Destination::Container(_)) && connector.container_id.is_none() {
+            return Some(Readiness::Doubtful);
+        }
+        Some(match connector.state {
+            State::Idle => Readiness::Idle,
+            State::Dialing | State::Opening(_) | State::Open(_) => Readiness::Connecting,
+            State::Backoff { .. } => Readiness::Doubtful,
+        })
+    }
+
+    /// A connector's connection, if links can be attached on it now.
+    pub(super) fn usable_connection(&self, id: ConnectorId) -> Option<ConnectionKey> {
+        let key = self.connectors.get(&id)?.open_connection()?;
+        self.entry(key)
+            .filter(|entry| entry.connection.is_open())
+            .map(|_| key)
+    }
+}
+
+impl Connector {
+    /// Whether a route leads here. A container that has not been seen yet may be the one: it is worth a dial.
+    fn serves(&self, destination: &Destination) -> bool {
+        match destination {
+            Destination::Connection(name) => self.settings.name == *name,
+            Destination::Container(id) => self.container_id.as_ref().is_none_or(|own| own == id),
+        }
+    }
+}
+
+/// The terminus that decides, by the role of the device.
+fn routed_terminus<'a>(attach: &Attach<'a>) -> Result<(Direction, Option<Terminus<'a>>), AmqpError> {
+    let malformed = |which: &str| AmqpError::new(condition::DECODE_ERROR, format!("malformed {which}"));
+    let source = attach
+        .source
+        .map(Terminus::parse)
+        .transpose()
+        .map_err(|_| malformed("source"))?;
+    let target = attach
+        .target
+        .map(Terminus::parse)
+        .transpose()
+        .map_err(|_| malformed("target"))?;
+    Ok(match attach.role {
+        Role::Sender => (Direction::In, target),
+        Role::Receiver => (Direction::Out, source),
+    })
+}
+
+fn asked<'a>(direction: Direction, terminus: Option<&Terminus<'a>>) -> Result<Asked<'a>, AmqpError> {
+    let which = match direction {
+        Direction::In => "target",
+        Direction::Out => "source",
+    };
+    let named = |address: Option<&'a str>| address.filter(|address| !address.is_empty());
+    let asked = terminus.and_then(|terminus| match terminus.kind {
+        TerminusKind::Coordinator => Some(Asked::Coordinator),
+        TerminusKind::Source | TerminusKind::Target if terminus.dynamic => {
+            named(terminus.dynamic_address).map(Asked::Dynamic)
+        }
+        TerminusKind::Source | TerminusKind::Target => named(terminus.address).map(Asked::Address),
+    });
+    asked.ok_or_else(|| {
+        let text = if terminus.is_some_and(|terminus| terminus.dynamic) {
+            format!(
+                "A dynamic {which} is routed by {DYNAMIC_ADDRESS_KEY} in its dynamic-node-properties, and has none"
+            )
+        } else {
+            format!("The {which} names no address; this router routes links by address only")
+        };
+        AmqpError::new(condition::NOT_FOUND, text)
+    })
+}
+
+fn no_route(direction: Direction, address: &str) -> AmqpError {
+    if address == COORDINATOR {
+        return AmqpError::new(
+            condition::PRECONDITION_FAILED,
+            "The router can't coordinate transactions by itself: they need a linkRoute with prefix $coordinator and \
+             direction in, to a broker that can",
+        );
+    }
+    let way = match direction {
+        Direction::In => "in",
+        Direction::Out => "out",
+    };
+    AmqpError::new(
+        condition::NOT_FOUND,
+        format!(
+            "No link route with direction {way} matches the address '{}'",
+            excerpt(address)
+        ),
+    )
+}
+
+fn nobody_at(destination: &Destination) -> String {
+    match destination {
+        Destination::Connection(name) => format!("No broker is connected to {name}"),
+        Destination::Container(id) => format!("No container {id} is connected"),
+    }
+}

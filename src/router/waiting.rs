@@ -1,0 +1,278 @@
+//! Attaches that wait until their connector is open, and go to another one if it does not come.
+
+use std::time::Instant;
+
+use super::connection::index;
+use super::connector::State;
+use super::pair::{Leg, SessionRef, Waiting};
+use super::route::Placing;
+use super::settings::ConnectorId;
+use super::{ConnectionKey, Router};
+use crate::amqp::condition::{self, AmqpError};
+use crate::amqp::performative::{Attach, Performative, Role};
+use crate::endpoint::limits;
+
+impl Router {
+    /// Keeps an attach until its connector is open.
+    pub(super) fn wait(&mut self, number: u32, id: ConnectorId, attach: &[u8], now: Instant) {
+        let deadline = now + self.settings.attach_timeout;
+        let Some(connector) = self.connectors.get_mut(&id) else {
+            return;
+        };
+        let is_full = connector.waiting.len() >= limits::WAITING_ATTACHES
+            || attach.len() > limits::WAITING_ATTACH_BYTES;
+        if let Some(link) = self.link_pairs.get_mut(index(number)) {
+            link.waiting = Some(Box::new(Waiting {
+                attach: attach.to_vec(),
+                flow: None,
+                deadline,
+            }));
+        }
+        if is_full {
+            self.refuse_too_much(number);
+            return;
+        }
+        self.queue_waiting(number, id, deadline, now);
+    }
+
+    /// Puts an attach on its connector's list, which is in the order of deadlines.
+    fn queue_waiting(&mut self, number: u32, id: ConnectorId, deadline: Instant, now: Instant) {
+        let due = |&other: &u32| {
+            self.link_pairs
+                .get(index(other))
+                .and_then(|link| Some(link.waiting.as_ref()?.deadline))
+        };
+        if let Some(connector) = self.connectors.get_mut(&id) {
+            let place = connector
+                .waiting
+                .partition_point(|other| due(other).is_none_or(|due| due <= deadline));
+            connector.waiting.insert(place, number);
+        }
+        self.want(id, now);
+    }
+
+    /// Refuses an attach that would make too much wait for a connector.
+    pub(super) fn refuse_too_much(&mut self, number: u32) {
+        let error = AmqpError::new(
+            condition::RESOURCE_LIMIT_EXCEEDED,
+            "too many attaches, or too large ones, wait for the connection to the hub",
+        );
+        self.refuse_waiting(number, Some(&error));
+    }
+
+    /// The connector is open: everything that waited for it starts, unless its container turned out to be another one.
+    pub(super) fn start_waiting(&mut self, id: ConnectorId, now: Instant) {
+        let Some(connector) = self.connectors.get_mut(&id) else {
+            return;
+        };
+        for number in std::mem::take(&mut connector.waiting) {
+            let Some((device, body)) = self.waiting_attach(number) else {
+                continue;
+            };
+            let Ok(Performative::Attach(attach)) = Performative::parse(&body) else {
+                continue;
+            };
+            if self.is_served_by(device, &attach, id) {
+                self.start_link(number, &attach);
+            } else if !self.move_link(number, device, &attach, now) {
+                let error = self.unreachable_error("The connection leads to another container");
+                self.refuse_waiting(number, Some(&error));
+            }
+        }
+    }
+
+    /// A connector is not coming soon: what waits for it goes to another one that is up.
+    pub(super) fn move_waiting_from(&mut self, id: ConnectorId, now: Instant) {
+        let Some(connector) = self.connectors.get(&id) else {
+            return;
+        };
+        for number in connector.waiting.iter().copied().collect::<Vec<_>>() {
+            self.move_waiting(number, now);
+        }
+    }
+
+    /// A connection is open: what waits for others, and could have this one, does.
+    pub(super) fn move_waiting_to(&mut self, id: ConnectorId, now: Instant) {
+        let elsewhere = self.connectors.iter().filter(|&(&other, _)| other != id);
+        let waiting: Vec<u32> = elsewhere
+            .flat_map(|(_, connector)| connector.waiting.iter().copied())
+            .collect();
+        for number in waiting {
+            if let Some((device, body)) = self.waiting_attach(number)
+                && let Ok(Performative::Attach(attach)) = Performative::parse(&body)
+                && self.is_served_by(device, &attach, id)
+            {
+                self.move_link(number, device, &attach, now);
+            }
+        }
+    }
+
+    fn move_waiting(&mut self, number: u32, now: Instant) -> bool {
+        let Some((device, body)) = self.waiting_attach(number) else {
+            return false;
+        };
+        match Performative::parse(&body) {
+            Ok(Performative::Attach(attach)) => self.move_link(number, device, &attach, now),
+            Ok(_) | Err(_) => false,
+        }
+    }
+
+    /// Whose attach waits, and its body.
+    fn waiting_attach(&self, number: u32) -> Option<(ConnectionKey, Vec<u8>)> {
+        let (device, _, _) = self.link_end(number, Leg::Device)?;
+        let waiting = self.link_pairs.get(index(number))?.waiting.as_ref()?;
+        Some((device, waiting.attach.clone()))
+    }
+
+    /// Moves a link that was never attached to another connector, if one is open, or can be dialed in the time that is
+    /// left. A device that has sent before it was allowed to has its frames in the lane, and stays.
+    fn move_link(&mut self, number: u32, device: ConnectionKey, attach: &Attach<'_>, now: Instant) -> bool {
+        let Some((session, from, deadline)) = self.movable(number) else {
+            return false;
+        };
+        let Ok(decision) = self.decide(device, attach, Placing::OpenFirst) else {
+            return false;
+        };
+        let id = decision.connector;
+        let is_open = self.usable_connection(id).is_some();
+        let is_idle = self.connectors.get(&id).is_some_and(|c| c.state == State::Idle);
+        if id == from || !(is_open || is_idle && deadline > now) {
+            return false;
+        }
+        let Some(pair) = self.session_pair(session, id) else {
+            return false;
+        };
+        self.forget_waiting(number);
+        let Some(link) = self.link_pairs.get_mut(index(number)) else {
+            return false;
+        };
+        let left = std::mem::replace(&mut link.session_pair, pair);
+        link.readdressing = decision.readdressing;
+        self.leave_pair(number, left);
+        if let Some(pair) = self.session_pairs.get_mut(index(pair)) {
+            pair.links.push(number);
+        }
+        if is_open {
+            self.start_link(number, attach);
+        } else {
+            self.queue_waiting(number, id, deadline, now);
+        }
+        true
+    }
+
+    /// Takes a link out of a session pair that has not begun, which goes with the last one.
+    fn leave_pair(&mut self, number: u32, pair: u32) {
+        let Some(session_pair) = self.session_pairs.get_mut(index(pair)) else {
+            return;
+        };
+        session_pair.links.retain(|&other| other != number);
+        let is_unused =
+            session_pair.links.is_empty() && session_pair.upstream.is_none() && session_pair.up.is_empty();
+        let Some(device) = session_pair.device.filter(|_| is_unused) else {
+            return;
+        };
+        if let Some(session) = self
+            .entry_mut(device.connection)
+            .and_then(|entry| entry.connection.session_mut(device.channel))
+        {
+            session.owners.retain(|&other| other != pair);
+        }
+        self.session_pairs.try_remove(index(pair));
+    }
+
+    /// The device's session, the connector and the deadline of a link that waits and has sent nothing.
+    fn movable(&self, number: u32) -> Option<(SessionRef, ConnectorId, Instant)> {
+        let link = self.link_pairs.get(index(number))?;
+        let pair = self.session_pairs.get(index(link.session_pair))?;
+        let has_sent = pair.up.entries.iter().any(|parked| parked.link == number);
+        let deadline = link.waiting.as_ref()?.deadline;
+        Some((pair.device?, pair.connector, deadline)).filter(|_| !has_sent)
+    }
+
+    /// Refuses the attaches that have waited long enough.
+    pub(super) fn refuse_overdue(&mut self, id: ConnectorId, now: Instant) {
+        while let Some(connector) = self.connectors.get(&id) {
+            let Some(&number) = connector.waiting.front() else {
+                return;
+            };
+            let deadline = self
+                .link_pairs
+                .get(index(number))
+                .and_then(|link| Some(link.waiting.as_ref()?.deadline));
+            match deadline {
+                Some(deadline) if deadline > now => return,
+                Some(_) => {}
+                None => {
+                    if let Some(connector) = self.connectors.get_mut(&id) {
+                        connector.waiting.pop_front();
+                    }
+                    continue;
+                }
+            }
+            if self.move_waiting(number, now) {
+                continue;
+            }
+            let Some(connector) = self.connectors.get(&id) else {
+                return;
+            };
+            let waited = self.settings.attach_timeout.as_secs();
+            let what = format!(
+                "No connection to {} ({}) within {waited} s",
+                connector.settings.name, connector.settings.address
+            );
+            let error = self.unreachable_error(&what);
+            self.refuse_waiting(number, Some(&error));
+        }
+    }
+
+    /// The device gave an attach up that was still waiting.
+    pub(super) fn abandon_waiting(&mut self, number: u32) {
+        self.refuse_waiting(number, None);
+    }
+
+    pub(super) fn refuse_waiting(&mut self, number: u32, error: Option<&AmqpError>) {
+        let Some(link) = self.link_pairs.get_mut(index(number)) else {
+            return;
+        };
+        let attach = link
+            .waiting
+            .take()
+            .map(|waiting| waiting.attach)
+            .unwrap_or_default();
+        let end = self.link_end(number, Leg::Device);
+        self.forget_waiting(number);
+        self.free_and_pump(number);
+        let Some((connection, channel, handle)) = end else {
+            return;
+        };
+        let Ok(Performative::Attach(attach)) = Performative::parse(&attach) else {
+            return;
+        };
+        match error {
+            Some(error) => self.refuse(connection, channel, handle, &attach, error),
+            None => {
+                let (source, target) = match attach.role {
+                    Role::Sender => (attach.source, None),
+                    Role::Receiver => (None, attach.target),
+                };
+                if let Some(entry) = self.entry_mut(connection) {
+                    entry
+                        .connection
+                        .refuse_attach(channel, handle, source, target, None);
+                    self.wake(connection);
+                }
+            }
+        }
+    }
+
+    /// Takes a link off its connector's list.
+    pub(super) fn forget_waiting(&mut self, number: u32) {
+        let pair = self.link_pairs.get(index(number)).map(|link| link.session_pair);
+        let id = pair
+            .and_then(|pair| self.session_pairs.get(index(pair)))
+            .map(|pair| pair.connector);
+        if let Some(connector) = id.and_then(|id| self.connectors.get_mut(&id)) {
+            connector.waiting.retain(|&other| other != number);
+        }
+    }
+}

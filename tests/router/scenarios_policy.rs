@@ -1,10 +1,10 @@
 //! The vhost policy on the wire: who is admitted, what a group may attach, and how large its messages may be.
 
 use linkrouterd::amqp::value::Value;
-use linkrouterd::router::settings::RouterSettings;
 use linkrouterd::router::settings::policy::{
     Addresses, GroupSettings, PolicySettings, RemoteHost, VhostPolicy, VhostSettings,
 };
+use linkrouterd::router::settings::{ListenerRole, RouterSettings};
 
 use crate::peer::{Announces, Peer};
 use crate::tunnel::{DOWN, Tunnel, UP, tunnel_of};
@@ -152,6 +152,38 @@ fn unknown_vhost_is_denied_without_default_vhost() {
     let mut world = World::new(with_vhosts(Vec::new()));
     let denied = eager_device(&mut world, "10.0.0.1:4711");
     expect_disallowed(&mut world, denied);
+}
+
+#[test]
+fn a_broker_that_connects_needs_its_vhost_too() {
+    for (name, is_admitted) in [("hub.example", true), ("other.example", false)] {
+        let mut settings = with_vhosts(vec![vhost(name, everything())]);
+        settings.listeners[0].role = ListenerRole::RouteContainer;
+        let mut world = World::new(settings);
+        let broker = world
+            .connect("broker", DEVICE_AUTO, Announces::default())
+            .expect("room for a broker");
+        world.peer(broker).open();
+        world.run();
+        assert_eq!(world.is_alive(broker), is_admitted);
+        if is_admitted {
+            assert_eq!(world.router.snapshot().admitted, 1);
+            world.lose(broker);
+        } else {
+            expect_disallowed(&mut world, broker);
+        }
+        assert_eq!(world.router.snapshot().admitted, 0);
+    }
+}
+
+#[test]
+fn the_vhost_of_a_listener_is_that_of_all_its_devices() {
+    let mut settings = with_vhosts(vec![vhost("gateway", everything())]);
+    settings.listeners[0].policy_vhost = Some("gateway".into());
+    let mut world = World::new(settings);
+    let device = eager_device(&mut world, "10.0.0.1:4711");
+    assert!(world.is_alive(device));
+    assert_eq!(world.router.snapshot().link_pairs, 1);
 }
 
 #[test]

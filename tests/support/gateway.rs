@@ -29,11 +29,16 @@ const NAMES: [&str; 2] = ["*.azure-devices.net", "localhost"];
 impl Gateway<Broker> {
     /// A gateway to a hub for any traffic.
     pub(crate) async fn to_broker() -> Result<Self, Failure> {
+        Self::to_broker_with(str::to_owned).await
+    }
+
+    /// The same, its configuration rewritten by `edit`.
+    pub(crate) async fn to_broker_with(edit: impl FnOnce(&str) -> String) -> Result<Self, Failure> {
         let authority = Authority::new("Test Root", Validity::Current)?;
         let identity = authority.issue(&NAMES, Validity::Current)?;
         let hub = Broker::start(authority.server_config(&identity)?).await?;
         let address = hub.address();
-        let config = config(address.port(), &["sink/", "source/"]);
+        let config = edit(&config(address.port(), &["sink/", "source/"]));
         Self::before(hub, address, authority, config).await
     }
 }

@@ -24,6 +24,11 @@ pub enum Invocation {
         /// The file to read.
         config: PathBuf,
     },
+    /// Print a line for the password file, with the password from standard input, and exit.
+    HashPassword {
+        /// Whose password it is.
+        user: String,
+    },
     /// Print this help text and exit.
     Help(String),
     /// Run the daemon.
@@ -67,6 +72,7 @@ pub struct UsageError(String);
     about = "A link-routing AMQP 1.0 daemon, compatible with qdrouterd",
     infer_long_args = true,
     args_override_self = true,
+    disable_help_flag = true,
     disable_version_flag = true,
     max_term_width = 100
 )]
@@ -80,6 +86,15 @@ struct Arguments {
     /// Validate the configuration, print every finding, and exit: 0 if it can run, 78 if not
     #[arg(long)]
     check: bool,
+
+    /// Print the line of USER for saslPasswordFile, with the password from standard input, and exit
+    #[arg(long, value_name = "USER")]
+    hash_password: Option<String>,
+
+    /// Print help
+    // `--h` is `--help` still.
+    #[arg(short, long, alias = "h", action = clap::ArgAction::Help)]
+    help: Option<bool>,
 
     /// Accepted for compatibility and ignored (qdrouterd: directory of its Python library)
     #[arg(short = 'I', long, value_name = "PATH")]
@@ -153,6 +168,9 @@ impl Arguments {
     fn into_invocation(self) -> Invocation {
         if self.version {
             return Invocation::Version;
+        }
+        if let Some(user) = self.hash_password {
+            return Invocation::HashPassword { user };
         }
         let config = self
             .config
@@ -250,7 +268,14 @@ mod tests {
         for words in [["-v"], ["--version"], ["--vers"]] {
             assert_eq!(parse_words(&words), Ok(Invocation::Version));
         }
-        for words in [["-h"], ["--help"], ["--he"]] {
+        let hash = parse_words(&["--hash-password", "dev1"]);
+        assert_eq!(
+            hash,
+            Ok(Invocation::HashPassword {
+                user: "dev1".to_owned()
+            })
+        );
+        for words in [["-h"], ["--help"], ["--he"], ["--h"]] {
             let Ok(Invocation::Help(text)) = parse_words(&words) else {
                 panic!("no help for {words:?}")
             };

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{Pid, User, geteuid};
+use nix::unistd::{Pid, User, geteuid, mkfifo};
 use tempfile::TempDir;
 
 /// Longest wait for anything; only a failing test waits that long.
@@ -365,7 +366,8 @@ fn hangup_breaks_nothing() {
     let address = bound_address(&daemon.line_with("(notice) Listening on "));
     for _ in 0..2 {
         daemon.send(Signal::SIGHUP);
-        daemon.line_with("MAIN (notice) ");
+        daemon.line_with("MAIN (notice) SIGHUP: reading ");
+        daemon.line_with("SERVER (notice) Configuration reloaded: 0 routes; ");
     }
     TcpStream::connect(&address).expect("it still listens");
     daemon.send(Signal::SIGTERM);
@@ -489,10 +491,27 @@ fn background() {
         "linkrouterd"
     );
 
+    // SIGHUP finds the file again, though its name was relative and the daemon's directory is another; and it opens the
+    // log anew, which is a pipe now.
+    fs::remove_file(site.path("log")).expect("a log");
+    mkfifo(&site.path("log"), Mode::S_IRWXU).expect("a pipe");
+    kill(daemon.pid, Signal::SIGHUP).expect("it is alive");
+    let (sender, lines) = channel();
+    let pipe = site.path("log");
+    std::thread::spawn(move || {
+        for line in BufReader::new(File::open(pipe).expect("a pipe")).lines() {
+            let _ = sender.send(line.expect("text"));
+        }
+    });
+    let wait_for = |part: &str| {
+        while !lines.recv_timeout(PATIENCE).expect(part).contains(part) {}
+    };
+    wait_for("SERVER (notice) Configuration reloaded: ");
+
     let pid = daemon.pid;
     assert_eq!(daemon.stop(), WaitStatus::Exited(pid, 0));
     assert!(!site.path("pid").exists());
-    assert!(site.log().contains("SERVER (notice) Shut Down"));
+    wait_for("SERVER (notice) Shut Down");
 }
 
 #[test]
@@ -589,4 +608,36 @@ fn a_reader_who_leaves_early_harms_nothing() {
     let status = daemon.child.wait().expect("it ends");
     // Either it was ready for signals and stopped politely, or it died of the signal before; never of the log.
     assert!(status.code() == Some(0) || status.code().is_none(), "{status}");
+}
+
+#[test]
+fn hash_password_reads_standard_input_and_prints_one_line() {
+    let hash = |user: &str, input: &str| {
+        let mut command = linkrouterd();
+        command.args(["--hash-password", user]).stdin(Stdio::piped());
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let mut stdin = child.stdin.take().expect("piped");
+        // It may have said no already.
+        let _ = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        child.wait_with_output().expect("it ends")
+    };
+    for input in ["s3cret", "s3cret\n", "s3cret\r\n", "s3cret\nmore\n"] {
+        let output = hash("dev1", input);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let line = text(&output.stdout);
+        assert!(line.starts_with("dev1:$pbkdf2-sha256$100000$") && line.ends_with('\n'));
+        assert!(!line.contains("s3cret"), "{line}");
+        let passwords = linkrouterd::shard::passwords::Passwords::parse(&line).expect("good");
+        assert!(passwords.verify("dev1", b"s3cret"));
+    }
+    for (user, input) in [("dev1", ""), ("", "s3cret"), ("a\nb", "s3cret"), ("dev1", "\n")] {
+        let output = hash(user, input);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(output.stdout.is_empty() && text(&output.stderr).starts_with("linkrouterd: a "));
+    }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use linkrouterd::router::settings::policy::PolicySettings;
 use linkrouterd::router::settings::{
-    ConnectorRole, ConnectorSettings, ErrorConditions, ListenerRole, ListenerSettings, PeerLimits,
+    ConnectorRole, ConnectorSettings, ErrorConditions, HostPort, ListenerRole, ListenerSettings, PeerLimits,
     RouterSettings,
 };
 use linkrouterd::shard::dial::DialSettings;
@@ -52,12 +52,16 @@ fn settings() -> ShardSettings {
                 limits: LIMITS,
                 handshake_timeout: Duration::ZERO,
                 sasl_mechanisms: vec!["ANONYMOUS".to_owned()],
+                authenticate_peer: false,
+                require_encryption: false,
+                failover: Vec::new(),
             }],
             connectors: Vec::new(),
             routes: Vec::new(),
             max_connections: 10_000,
             policy: PolicySettings::default(),
             error_conditions: ErrorConditions::Amqp,
+            allow_resumable_link_route: true,
             attach_timeout: Duration::from_secs(30),
             linger: Duration::from_secs(60),
         },
@@ -65,7 +69,9 @@ fn settings() -> ShardSettings {
             host: "127.0.0.1".to_owned(),
             port: 0,
             family: AddressFamily::Any,
+            tls: None,
         }],
+        passwords: Arc::default(),
         connectors: Vec::new(),
     }
 }
@@ -74,8 +80,14 @@ fn settings() -> ShardSettings {
 fn with_hub(mut settings: ShardSettings, hub: SocketAddr, tls: Option<TlsSettings>) -> ShardSettings {
     settings.router.connectors.push(ConnectorSettings {
         name: "HUB".to_owned(),
-        address: hub.to_string(),
-        hostname: "hub.test".to_owned(),
+        host: HostPort {
+            host: hub.ip().to_string(),
+            port: hub.port(),
+        },
+        failover: Vec::new(),
+        server_name: Some("localhost".to_owned()),
+        believes_failover_list: true,
+        uses_tls: tls.is_some(),
         role: ConnectorRole::Persistent,
         role_name: "route-container".to_owned(),
         limits: LIMITS,

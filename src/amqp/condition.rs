@@ -10,6 +10,8 @@ use super::writer::Writer;
 pub const CONNECTION_FORCED: &str = "amqp:connection:forced";
 /// `amqp:connection:framing-error`
 pub const FRAMING_ERROR: &str = "amqp:connection:framing-error";
+/// `amqp:connection:policy-error`
+pub const POLICY_ERROR: &str = "amqp:connection:policy-error";
 /// `amqp:decode-error`
 pub const DECODE_ERROR: &str = "amqp:decode-error";
 /// `amqp:internal-error`
@@ -42,6 +44,8 @@ pub const WINDOW_VIOLATION: &str = "amqp:session:window-violation";
 pub const UNAUTHORIZED_ACCESS: &str = "amqp:unauthorized-access";
 /// qdrouterd 1.19: a route has no live connection.
 pub const QD_NO_ROUTE: &str = "qd:no-route-to-dest";
+/// qdrouterd 1.19: `allowResumableLinkRoute: no`, and a terminus that is to outlive its connection.
+pub const QD_LINK_EXPIRATION: &str = "qd:link-expiration";
 /// qdrouterd 1.19: the connection behind a routed link is gone.
 pub const QD_LINK_LOST: &str = "qd:routed-link-lost";
 

@@ -23,6 +23,7 @@ pub mod deframer;
 pub mod delivery;
 pub mod display;
 pub mod edit;
+pub mod failover;
 pub mod fields;
 pub mod frame;
 pub mod header;

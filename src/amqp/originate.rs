@@ -1,6 +1,7 @@
 //! Writes the performatives that this router itself originates, each with every field, nulls included: a widely used
 //! SDK indexes the list by position.
 
+use super::failover::{self, FailoverServer};
 use super::frame::{FrameType, write_frame};
 use super::performative::Role;
 use super::relay::SessionFlow;
@@ -22,6 +23,8 @@ pub struct OpenFields<'a> {
     pub idle_time_out: Option<u32>,
     /// Number of this connection, shown to the peer as qdrouterd does.
     pub connection_number: i32,
+    /// Hosts that stand in for us.
+    pub failover: &'a [FailoverServer],
 }
 
 /// Appends an `open` frame (AMQP 1.0 part 2, §2.7.1).
@@ -36,13 +39,18 @@ pub fn write_open(out: &mut Vec<u8>, open: &OpenFields<'_>) {
             for _ in 0..4 {
                 f.null(); // outgoing-locales, incoming-locales, offered- and desired-capabilities
             }
-            f.map(3, |properties| {
+            let pairs = 3 + usize::from(!open.failover.is_empty());
+            f.map(pairs, |properties| {
                 properties.symbol("product");
                 properties.string(env!("CARGO_PKG_NAME"));
                 properties.symbol("version");
                 properties.string(env!("CARGO_PKG_VERSION"));
                 properties.symbol("qd.conn-id");
                 properties.int(open.connection_number);
+                if !open.failover.is_empty() {
+                    properties.symbol(failover::KEY);
+                    failover::write(properties, open.failover);
+                }
             });
         });
     });

@@ -52,15 +52,21 @@ pub(super) fn assemble(
         .filter_map(|fields| build::policy::vhost(fields, &mut names, findings))
         .collect();
     vhosts.extend(vhosts_of_directory(&policy, &mut resolver, &mut names, findings));
+    let router = build::router(&router, &container, findings);
+    let mut listeners = Vec::new();
+    for fields in of("listener") {
+        if let Some((listener, profile)) = build::listener::listener(fields, &router, &ssl_profiles, findings)
+        {
+            listeners.push(listener);
+            ssl_profiles.extend(profile);
+        }
+    }
     let routes = entities
         .iter()
         .filter(|fields| matches!(fields.entity.name, "linkRoute" | "linkRoutePattern"));
-    let listeners: Vec<_> = of("listener")
-        .filter_map(|fields| build::listener(fields, findings))
-        .collect();
     let link_routes = build::route::link_routes(routes, &connectors, &listeners, findings);
     let config = Config {
-        router: build::router(&router, &container, findings),
+        router,
         listeners,
         connectors,
         ssl_profiles,

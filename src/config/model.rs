@@ -16,7 +16,7 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Connections to hubs, in file order.
     pub connectors: Vec<Connector>,
-    /// TLS settings that connectors refer to by name.
+    /// TLS settings that connectors and listeners refer to by name.
     pub ssl_profiles: Vec<SslProfile>,
     /// Routes in file order.
     pub link_routes: Vec<LinkRoute>,
@@ -27,7 +27,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// The profile that a connector refers to.
+    /// The profile that a connector or listener refers to.
     pub fn ssl_profile(&self, name: &str) -> Option<&SslProfile> {
         self.ssl_profiles.iter().find(|profile| profile.name == name)
     }
@@ -40,10 +40,14 @@ pub struct Router {
     pub line: u32,
     /// container-id of every open that we send.
     pub id: String,
+    /// Line of the attribute that gives it; `None`: it is made up, and another at each reading.
+    pub id_line: Option<u32>,
     /// Log time stamps in UTC instead of local time.
     pub timestamps_in_utc: bool,
     /// strftime format of log time stamps, in which `%%06lu` stands for the microseconds.
     pub timestamp_format: Option<String>,
+    /// File of the users that may log in with a password, ours.
+    pub sasl_password_file: Option<String>,
     /// Whether a link's terminus may outlive the link; a warning already says that `no` has no effect.
     pub allow_resumable_link_route: bool,
     /// Which error conditions devices see.
@@ -106,8 +110,46 @@ pub struct Listener {
     pub idle_timeout: Option<Duration>,
     /// From accept to the peer's open; `None`: for ever.
     pub initial_handshake_timeout: Option<Duration>,
-    /// Mechanisms to offer, in order; never empty.
+    /// Name of an entry of [`Config::ssl_profiles`], which has a `certFile`; `None`: no TLS.
+    pub ssl_profile: Option<String>,
+    /// Clear text is turned away; only with a profile.
+    pub require_encryption: bool,
+    /// Who does not authenticate is turned away.
+    pub authenticate_peer: bool,
+    /// What TLS wants of the other side.
+    pub client_certificates: ClientCertificates,
+    /// Mechanisms to offer, in order, only such as can work; never empty.
     pub sasl_mechanisms: Vec<String>,
+    /// Hosts to announce to devices.
+    pub failover: Vec<FailoverUrl>,
+}
+
+/// A host of attribute `failoverUrls`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailoverUrl {
+    /// Host name or address without brackets.
+    pub host: String,
+    /// `None`: not given.
+    pub port: Option<u16>,
+    /// Whether the scheme is `amqps`; `None`: there is none.
+    pub tls: Option<bool>,
+}
+
+/// Which certificates a listener wants to see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// None.
+    Ignored,
+    /// One that is signed by these authorities, or none.
+    Asked {
+        /// PEM file.
+        ca_file: String,
+    },
+    /// One that is signed by these authorities.
+    Demanded {
+        /// PEM file.
+        ca_file: String,
+    },
 }
 
 /// Attribute `role` of a connector.
@@ -139,17 +181,21 @@ pub struct Connector {
     pub line: u32,
     /// As given, or `connector/HOST:PORT`.
     pub name: String,
-    /// Host name or address without brackets: for the dial, SNI, the certificate's name and `open.hostname`.
+    /// Host name or address without brackets.
     pub host: String,
     /// Never 0.
     pub port: u16,
+    /// The name for SNI, the certificate and `open.hostname`; `None`: that of the host dialed.
+    pub server_name: Option<String>,
+    /// Hosts that stand in for it.
+    pub failover: Vec<FailoverUrl>,
     /// `None`: whatever the host resolves to.
     pub family: Option<AddressFamily>,
     /// When to connect.
     pub role: ConnectorRole,
     /// Name of an entry of [`Config::ssl_profiles`]; `None`: no TLS.
     pub ssl_profile: Option<String>,
-    /// Whether the certificate must be for [`host`](Connector::host). The chain is verified in any case.
+    /// Whether the certificate must be for the name of the server. The chain is verified in any case.
     pub verify_hostname: bool,
     /// Mechanisms allowed, in order, only such as we know; empty allows all of them.
     pub sasl_mechanisms: Vec<String>,
@@ -176,7 +222,7 @@ pub enum TlsVersion {
     Tls13,
 }
 
-/// Section `sslProfile`, or what a 0.6 connector says of TLS in its own section.
+/// Section `sslProfile`, or what a 0.6 connector or listener says of TLS in its own section.
 #[derive(Clone, Debug)]
 pub struct SslProfile {
     /// Line of the section.
@@ -193,6 +239,10 @@ pub struct SslProfile {
     pub password: Option<Secret>,
     /// Versions allowed; never empty.
     pub protocols: Vec<TlsVersion>,
+    /// What of a device's certificate is its user's name.
+    pub uid_format: Option<String>,
+    /// JSON file of other names for users.
+    pub uid_name_mapping_file: Option<String>,
 }
 
 /// Which addresses a route is for.

@@ -25,38 +25,14 @@ pub enum When {
     Set,
     /// One of these, booleans written as `yes` or `no`.
     Is(&'static [&'static str]),
-    /// A list with a word beyond these.
-    Beyond(&'static [&'static str]),
 }
 
-const YES: When = When::Is(&["yes"]);
-const NO: When = When::Is(&["no"]);
-
-const NO_TLS: &str =
-    "devices cannot connect by TLS in this version; the listener would be open in clear text";
 const NO_AUTHENTICATION: &str =
-    "devices cannot be authenticated in this version; the listener would admit everyone";
+    "no remote authentication service is asked; the listener would admit whom that service would not";
 const NO_NETWORK: &str = "this daemon joins no network of routers";
 
 /// Every refusal.
 pub const REFUSALS: &[Refusal] = &[
-    refuse("listener", "sslProfile", When::Set, NO_TLS),
-    refuse("listener", "certFile", When::Set, NO_TLS),
-    refuse("listener", "privateKeyFile", When::Set, NO_TLS),
-    refuse("listener", "caCertFile", When::Set, NO_TLS),
-    refuse("listener", "password", When::Set, NO_TLS),
-    refuse("listener", "passwordFile", When::Set, NO_TLS),
-    refuse("listener", "requireSsl", YES, NO_TLS),
-    refuse("listener", "requireEncryption", YES, NO_TLS),
-    refuse("listener", "allowUnsecured", NO, NO_TLS),
-    refuse("listener", "authenticatePeer", YES, NO_AUTHENTICATION),
-    refuse("listener", "allowNoSasl", NO, NO_AUTHENTICATION),
-    refuse(
-        "listener",
-        "saslMechanisms",
-        When::Beyond(&["ANONYMOUS", "MSSBCBS"]),
-        NO_AUTHENTICATION,
-    ),
     refuse("listener", "saslPlugin", When::Set, NO_AUTHENTICATION),
     refuse(
         "listener",
@@ -87,10 +63,7 @@ impl When {
             (When::Is(refused), Value::Boolean(value)) => {
                 refused.contains(&if *value { "yes" } else { "no" })
             }
-            (When::Beyond(known), Value::Words(words)) => {
-                words.iter().any(|word| !known.contains(&word.as_str()))
-            }
-            (When::Is(_) | When::Beyond(_), _) => false,
+            (When::Is(_), _) => false,
         }
     }
 }

@@ -55,16 +55,15 @@ const ROLE: Kind = one_of(
 const STRIP: Kind = one_of(&["in", "out", "both", "no"], &[]);
 const DIRECTION: Kind = one_of(&["in", "out"], &[]);
 
-const NO_CYRUS: &str = "SASL is built in and reads no Cyrus SASL configuration";
+const NO_CYRUS: &str = "SASL is built in and reads no Cyrus SASL configuration; users that log in with a password belong in a \
+                        file for `saslPasswordFile`, whose lines `linkrouterd --hash-password USER` makes";
 const NO_DUMP: &str = "no debug dump is written";
-const NO_FAILOVER: &str = "no failover list is announced to devices";
 const NO_HTTP: &str = "there is no HTTP or WebSocket server: this listener is not opened";
 const NO_MESSAGE_LOG: &str = "the content of messages is never logged";
 const NO_MESSAGE_ROUTING: &str =
     "this daemon routes links, not messages: an attach that no linkRoute matches is refused";
 const NO_NETWORK: &str = "this daemon joins no network of routers: it runs standalone";
 const NO_OPEN_PROPERTIES: &str = "they are not sent in the open";
-const RESUMABLE: &str = "a terminus goes to the hub as the device wrote it";
 const NO_KEY_PASSWORD: &str = "a private key with a password cannot be read in this version: store the key without one, for its owner only";
 const NO_TRUSTED_CERTS: &str =
     "no list of trusted certificates is announced; qdrouterd 1.14+ ignored it, too";
@@ -104,8 +103,9 @@ const ROUTER: &[Attribute] = &[
     ignored("debugDumpFile", Kind::Path, "", NO_DUMP).old(&["debugDump"]),
     ignored("saslConfigDir", Kind::Path, "", NO_CYRUS).old(&["saslConfigPath"]),
     ignored("saslConfigName", Kind::Text, "qdrouterd", NO_CYRUS),
+    run("saslPasswordFile", Kind::Path, ""),
     ignored("allowUnsettledMulticast", Kind::Boolean, "no", NO_MESSAGE_ROUTING),
-    ignored("allowResumableLinkRoute", Kind::Boolean, "yes", RESUMABLE),
+    run("allowResumableLinkRoute", Kind::Boolean, "yes"),
     ignored(
         "defaultDistribution",
         one_of(&["multicast", "closest", "balanced", "unavailable"], &[]),
@@ -133,11 +133,11 @@ const LISTENER: &[Attribute] = &[
     run("role", ROLE, "normal"),
     accepted("cost", COUNT, "1"),
     run("sslProfile", Kind::Text, "").old(&["sslProfileName"]),
-    run("saslMechanisms", Kind::Words, "ANONYMOUS MSSBCBS"),
+    run("saslMechanisms", Kind::Words, ""),
     run("authenticatePeer", Kind::Boolean, "no").old(&["requirePeerAuth"]),
     run("requireEncryption", Kind::Boolean, "no"),
     run("requireSsl", Kind::Boolean, "no"),
-    ignored("trustedCertsFile", Kind::Path, "", NO_TRUSTED_CERTS).old(&["trustedCerts"]),
+    run("trustedCertsFile", Kind::Path, "").old(&["trustedCerts"]),
     run("maxFrameSize", COUNT, "16384"),
     run("maxSessions", COUNT, "1024"),
     run("maxSessionFrames", COUNT, ""),
@@ -146,7 +146,7 @@ const LISTENER: &[Attribute] = &[
     accepted("stripAnnotations", STRIP, "both"),
     accepted("linkCapacity", COUNT, "250"),
     run("multiTenant", Kind::Boolean, "no"),
-    ignored("failoverUrls", Kind::Text, "", NO_FAILOVER).old(&["failoverList"]),
+    run("failoverUrls", Kind::Text, "").old(&["failoverList"]),
     accepted("healthz", Kind::Boolean, "yes"),
     accepted("metrics", Kind::Boolean, "yes"),
     accepted("websockets", Kind::Boolean, "yes"),
@@ -163,10 +163,10 @@ const LISTENER: &[Attribute] = &[
     run("certFile", Kind::Path, ""),
     run("privateKeyFile", Kind::Path, "").old(&["keyFile"]),
     run("caCertFile", Kind::Path, "").old(&["certDb"]),
-    run("password", PROFILE_PASSWORD, ""),
-    run("passwordFile", Kind::Path, ""),
-    accepted("uidFormat", Kind::Text, ""),
-    accepted("uidNameMappingFile", Kind::Path, "").old(&["displayNameFile"]),
+    ignored("password", PROFILE_PASSWORD, "", NO_KEY_PASSWORD),
+    ignored("passwordFile", Kind::Path, "", NO_KEY_PASSWORD),
+    run("uidFormat", Kind::Text, ""),
+    run("uidNameMappingFile", Kind::Path, "").old(&["displayNameFile"]),
 ];
 
 const PROFILE_PASSWORD: Kind = Kind::Secret { literal: true };
@@ -186,6 +186,7 @@ const CONNECTOR: &[Attribute] = &[
     run("idleTimeoutSeconds", SECONDS, "16"),
     accepted("stripAnnotations", STRIP, "both"),
     accepted("linkCapacity", COUNT, "250"),
+    run("serverName", Kind::Text, ""),
     run("verifyHostname", Kind::Boolean, "yes").old(&["verifyHostName"]),
     run("saslUsername", Kind::Text, ""),
     run("saslPassword", Kind::Secret { literal: false }, ""),
@@ -193,7 +194,7 @@ const CONNECTOR: &[Attribute] = &[
     accepted("policyVhost", Kind::Text, ""),
     ignored("openProperties", Kind::Map, "", NO_OPEN_PROPERTIES),
     ignored("trustedCertsFile", Kind::Path, "", NO_TRUSTED_CERTS).old(&["trustedCerts"]),
-    read_only("failoverUrls").old(&["failoverList"]),
+    run("failoverUrls", Kind::Text, "").old(&["failoverList"]),
     read_only("connectionStatus"),
     read_only("connectionMsg"),
     run("addrPort", Kind::Text, ""),
@@ -220,8 +221,8 @@ const SSL_PROFILE: &[Attribute] = &[
     run("privateKeyFile", Kind::Path, "").old(&["keyFile"]),
     ignored("password", PROFILE_PASSWORD, "", NO_KEY_PASSWORD),
     ignored("passwordFile", Kind::Path, "", NO_KEY_PASSWORD),
-    accepted("uidFormat", Kind::Text, ""),
-    accepted("uidNameMappingFile", Kind::Path, "").old(&["displayNameFile"]),
+    run("uidFormat", Kind::Text, ""),
+    run("uidNameMappingFile", Kind::Path, "").old(&["displayNameFile"]),
 ];
 
 const LINK_ROUTE: &[Attribute] = &[

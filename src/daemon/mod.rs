@@ -4,7 +4,9 @@
 
 pub mod build;
 mod detach;
+mod findings;
 pub mod logging;
+mod reload;
 mod run;
 mod signal;
 

@@ -1,24 +1,29 @@
 //! The life of the process: what each [`Invocation`] does, from the first line of the log to the exit code.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use super::build::{self, Loaded, Plan, Surroundings};
+use super::build::{Loaded, Plan};
 use super::detach::{self, DetachError, PidFile, Report};
+use super::findings::{self, Count};
 use super::logging::{LogError, Logging};
+use super::reload::{Reload, load};
 use super::signal::{Request, Signals};
 use crate::cli::{Invocation, RunOptions, Stage};
-use crate::config::{Finding, Severity};
+use crate::config::Finding;
+use crate::router::settings::ListenerRole;
+use crate::shard::passwords::hash_line;
 use crate::shard::{Command, Shard, ShardError};
 
+/// Bytes of standard input that are looked at for a password.
+const PASSWORD_INPUT_MAX: u64 = 4096;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// How the process ends.
@@ -72,46 +77,11 @@ impl StartError {
     }
 }
 
-/// `2 errors, 1 warning`.
-struct Count<'a>(&'a [Finding]);
-
-impl std::fmt::Display for Count<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (severity, noun, separator) in [
-            (Severity::Error, "error", ""),
-            (Severity::Warning, "warning", ", "),
-        ] {
-            let count = self
-                .0
-                .iter()
-                .filter(|finding| finding.severity == severity)
-                .count();
-            let plural = if count == 1 { "" } else { "s" };
-            write!(f, "{separator}{count} {noun}{plural}")?;
-        }
-        Ok(())
-    }
-}
-
-/// A finding without its severity, which is the log line's own: `FILE:LINE: MESSAGE`.
-struct Place<'a>(&'a Finding);
-
-impl std::fmt::Display for Place<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Finding {
-            file, line, message, ..
-        } = self.0;
-        match line {
-            0 => write!(f, "{file}: {message}"),
-            line => write!(f, "{file}:{line}: {message}"),
-        }
-    }
-}
-
 /// Does what the command line asks for. Returns when the process is to end.
 pub fn run(invocation: Invocation) -> Exit {
     match invocation {
         Invocation::Check { config } => check(&config),
+        Invocation::HashPassword { user } => hash_password(&user),
         Invocation::Help(text) => print(&text),
         Invocation::Run(options) => match (options.stage, options.background) {
             (Some(Stage::Session), _) => session(&options),
@@ -129,6 +99,25 @@ fn print(text: &str) -> Exit {
     Exit::Success
 }
 
+/// Makes a line of a password file; the password is the first line of the standard input.
+fn hash_password(user: &str) -> Exit {
+    let mut password = String::new();
+    // No password is longer; whoever pipes in more is told so.
+    let read = io::stdin()
+        .lock()
+        .take(PASSWORD_INPUT_MAX)
+        .read_line(&mut password);
+    if let Err(error) = read {
+        return complain(&format!(
+            "linkrouterd: cannot read a password from standard input: {error}\n"
+        ));
+    }
+    match hash_line(user, password.trim_end_matches(['\n', '\r'])) {
+        Ok(line) => print(&format!("{line}\n")),
+        Err(error) => complain(&format!("linkrouterd: {error}\n")),
+    }
+}
+
 fn check(path: &Path) -> Exit {
     let Loaded { plan, findings } = load(path);
     let mut text = String::new();
@@ -142,17 +131,6 @@ fn check(path: &Path) -> Exit {
     } else {
         Exit::BadConfiguration
     }
-}
-
-fn load(path: &Path) -> Loaded {
-    let environment = |name: &str| std::env::var(name).ok();
-    build::load(
-        path,
-        &Surroundings {
-            environment: &environment,
-            now: SystemTime::now(),
-        },
-    )
 }
 
 fn launch(options: &RunOptions) -> Exit {
@@ -222,12 +200,14 @@ struct Server {
     runtime: LocalRuntime,
     shard: Shard,
     signals: Signals,
+    reload: Reload,
 }
 
 impl Server {
     /// From the first line of the log to open listeners.
     fn start(options: &RunOptions) -> Result<Self, StartError> {
         let logging = Logging::install();
+        let file = std::path::absolute(&options.config)?;
         log_panics();
         let Loaded { plan, findings } = load(&options.config);
         let Some(plan) = plan else {
@@ -244,6 +224,7 @@ impl Server {
             .build_local(LocalOptions::default())?;
         // Before the listeners, so that whoever sees them may send a signal.
         let signals = runtime.block_on(async { Signals::new() })?;
+        let reload = Reload::new(file, logging, plan.shard.clone());
         let shard = Shard::bind(plan.shard)?;
         info!(
             target: "SERVER",
@@ -258,6 +239,7 @@ impl Server {
             runtime,
             shard,
             signals,
+            reload,
         })
     }
 
@@ -267,8 +249,9 @@ impl Server {
             runtime,
             shard,
             signals,
+            reload,
         } = self;
-        let result = runtime.block_on(Box::pin(serve(shard, signals)));
+        let result = runtime.block_on(Box::pin(serve(shard, signals, reload)));
         match &result {
             Ok(()) => info!(target: "SERVER", severity = "notice", "Shut Down"),
             Err(error) => error!(target: "MAIN", severity = "critical", "Router stopped: {error}"),
@@ -281,24 +264,28 @@ impl Server {
     }
 }
 
-async fn serve(shard: Shard, mut signals: Signals) -> Result<(), ShardError> {
-    let (commands, receiver) = mpsc::channel(1);
+async fn serve(shard: Shard, mut signals: Signals, mut reload: Reload) -> Result<(), ShardError> {
+    // One reload and one stop: the shard has taken a reload before the next is read.
+    let (commands, receiver) = mpsc::channel(2);
     let mut commands = Some(commands);
     let mut running = pin!(shard.run(receiver));
     loop {
         let request = tokio::select! {
             result = &mut running => return result,
             request = signals.next() => request,
+            settings = reload.finished() => {
+                if let (Some(settings), Some(commands)) = (settings, &commands) {
+                    let _ = commands.try_send(Command::Reload(Box::new(settings)));
+                }
+                continue;
+            }
         };
         match (request, commands.take()) {
-            (Request::Reload, still) => {
-                commands = still;
-                info!(
-                    target: "MAIN",
-                    severity = "notice",
-                    "SIGHUP: this version reads its configuration at start only; restart it to load a changed file"
-                );
+            (Request::Reload, Some(still)) => {
+                commands = Some(still);
+                reload.start();
             }
+            (Request::Reload, None) => info!(target: "MAIN", "SIGHUP: too late, the router is shutting down"),
             (Request::Stop(name), Some(commands)) => {
                 info!(target: "MAIN", "{name}: closing all connections");
                 // Fails when the shard is on its way out already.
@@ -317,9 +304,7 @@ fn announce(options: &RunOptions, plan: &Plan, findings: &[Finding]) {
     if !options.background && (options.pidfile.is_some() || options.user.is_some()) {
         warn!(target: "MAIN", "--pidfile and --user take effect with --daemon only");
     }
-    for finding in findings {
-        warn!(target: "AGENT", "{}", Place(finding));
-    }
+    findings::log(findings);
     let router = &plan.shard.router;
     info!(target: "SERVER", "Container Name: {}", router.container_id);
     info!(target: "ROUTER", "Router started in Standalone mode");
@@ -334,11 +319,19 @@ fn announce(options: &RunOptions, plan: &Plan, findings: &[Finding]) {
             .map_or_else(String::new, |tls| format!(", sslProfile={}", tls.profile));
         info!(
             target: "CONN_MGR",
-            "Configured Connector: {} proto=any, role={}{profile}", connector.address, connector.role_name
+            "Configured Connector: {} proto=any, role={}{profile}", connector.host, connector.role_name
         );
     }
-    for listener in &router.listeners {
-        info!(target: "CONN_MGR", "Configured Listener: {} proto=any, role=normal", listener.address);
+    for (listener, listen) in router.listeners.iter().zip(&plan.shard.listeners) {
+        let profile = listen
+            .tls
+            .as_ref()
+            .map_or_else(String::new, |tls| format!(", sslProfile={}", tls.profile));
+        let role = match listener.role {
+            ListenerRole::Normal => "normal",
+            ListenerRole::RouteContainer => "route-container",
+        };
+        info!(target: "CONN_MGR", "Configured Listener: {} proto=any, role={role}{profile}", listener.address);
     }
 }
 

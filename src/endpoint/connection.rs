@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::event::{Event, Fault};
-use super::handshake::SaslCredentials;
+use super::handshake::{Demands, Identity, SaslCredentials};
 use super::limits;
 use super::link::Link;
 use super::outbox::ByteQueue;
 use super::session::{Session, SessionState};
 use super::window::WindowSize;
-use super::{ConnectionError, SessionError, trace};
+use super::{ConnectionError, trace};
 use crate::amqp::deframer::Deframer;
 use crate::amqp::display::Unit;
+use crate::amqp::failover::FailoverServer;
 use crate::amqp::frame::{Frame, FrameType, HEARTBEAT, MIN_MAX_FRAME_SIZE};
 use crate::amqp::header::ProtocolHeader;
 use crate::amqp::originate;
@@ -35,6 +36,8 @@ pub struct Announce {
     pub session_window: WindowSize,
     /// Silence after which the peer is gone; half of it is announced.
     pub idle_timeout: Option<Duration>,
+    /// `failover-server-list` of the open's properties; left out for a peer whose frames it does not fit.
+    pub failover: Vec<FailoverServer>,
 }
 
 /// Who speaks first.
@@ -42,8 +45,8 @@ pub struct Announce {
 pub enum Side {
     /// The peer dialed us.
     Listener {
-        /// SASL mechanisms offered.
-        mechanisms: Vec<String>,
+        /// What it must bring.
+        demands: Demands,
     },
     /// We dialed the peer.
     Connector {
@@ -53,14 +56,17 @@ pub enum Side {
 }
 
 /// ```text
-///   Listener:  Header -+-> SaslInit --> Header(AMQP) -+-> Open --> Opened --> CloseSent --> Over
-///                      +------------------------------+
+///   Listener:  Header -+-> SaslInit -+-> Judging -+-> Header(AMQP) -+-> Open --> Opened --> CloseSent --> Over
+///                      |             +------------+                 |
+///                      +--------------------------------------------+
 ///   Connector: SaslHeader --> Mechanisms --> Outcome --> AmqpHeader --> Open --> Opened --> CloseSent --> Over
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Header,
     SaslInit,
+    /// The owner has user and password, and will answer.
+    Judging,
     HeaderAfterSasl,
     SaslHeader,
     Mechanisms,
@@ -68,7 +74,9 @@ pub(super) enum Phase {
     AmqpHeader,
     Open,
     Opened,
-    CloseSent { deadline: Instant },
+    CloseSent {
+        deadline: Instant,
+    },
     Over,
 }
 
@@ -84,6 +92,7 @@ pub struct Connection {
     pub(super) outbox: ByteQueue,
     pub(super) open_sent: bool,
     pub(super) sasl: Option<&'static str>,
+    pub(super) identity: Option<Box<Identity>>,
     pub(super) remote_max_frame_size: usize,
     pub(super) remote_channel_max: u16,
     pub(super) heartbeat: Option<Duration>,
@@ -119,6 +128,7 @@ impl Connection {
             outbox: ByteQueue::default(),
             open_sent: false,
             sasl: None,
+            identity: None,
             // Until the peer's open is here it may not be sent more (AMQP 1.0 part 2, §2.4.1).
             remote_max_frame_size: frame_size(MIN_MAX_FRAME_SIZE),
             remote_channel_max: u16::MAX,
@@ -152,12 +162,6 @@ impl Connection {
         self.deframer = deframer;
     }
 
-    /// Announces other limits than those of the listener. Before [`send_open`](Self::send_open); held to from the end of
-    /// this turn on.
-    pub fn announce(&mut self, announce: Arc<Announce>) {
-        self.announce = announce;
-    }
-
     /// The next thing in `input`; `None` when more bytes are needed, or none are wanted any more.
     #[inline]
     pub fn next_event<'s, 'i: 's>(
@@ -177,6 +181,10 @@ impl Connection {
                 Ok(Some(Event::Consumed))
             }
             Phase::Over => Ok(None),
+            Phase::Judging => {
+                self.keep_early(input)?;
+                Ok(None)
+            }
             Phase::SaslInit
             | Phase::Mechanisms
             | Phase::Outcome
@@ -227,8 +235,7 @@ impl Connection {
                 Ok(Event::Consumed)
             }
             (Phase::SaslInit | Phase::Mechanisms | Phase::Outcome, FrameType::Sasl) => {
-                self.on_sasl(&SaslFrame::parse(frame.body)?)?;
-                Ok(Event::Consumed)
+                Ok(self.on_sasl(&SaslFrame::parse(frame.body)?)?)
             }
             _ => Err(ConnectionError::Unexpected("this type of frame").into()),
         }
@@ -308,9 +315,8 @@ impl Connection {
                 disposition,
                 body,
             },
-            Performative::Attach(_) if is_full => return Err(fault(SessionError::TooManyLinks)),
             Performative::Attach(attach) => {
-                let (handle, kind) = session.on_attach(&attach).map_err(fault)?;
+                let (handle, kind) = session.on_attach(&attach, is_full).map_err(fault)?;
                 Event::Attach {
                     channel,
                     handle,

@@ -5,11 +5,18 @@ use super::{ConnectionError, SessionError};
 use crate::amqp::performative::{Attach, Detach, Disposition, Flow, Open, Transfer};
 use crate::amqp::serial::{Channel, Handle};
 
-/// What a frame means for the connection's owner.
-#[derive(Debug)]
+/// What a frame means for the connection's owner. It has no `Debug`: a password may be in it.
 pub enum Event<'f> {
     /// Nothing: it was dealt with here.
     Consumed,
+    /// The peer claims to be `user`. Nothing more is read of it before
+    /// [`authenticated`](super::connection::Connection::authenticated) has told what that is worth.
+    Login {
+        /// The user.
+        user: &'f str,
+        /// The password. A secret.
+        password: &'f [u8],
+    },
     /// The peer's open. A listener's owner answers with [`send_open`](super::connection::Connection::send_open).
     Opened(Open<'f>),
     /// The peer began a session, which has been answered; or it answered ours.

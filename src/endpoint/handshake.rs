@@ -3,9 +3,14 @@
 use std::sync::Arc;
 
 use super::ConnectionError;
-use super::connection::{Connection, Phase, Side};
+use super::connection::{Announce, Connection, Phase, Side};
+use super::event::Event;
+use super::limits;
 use crate::amqp::header::{self, ProtocolHeader};
 use crate::amqp::sasl::{SaslCode, SaslFrame};
+
+/// First byte of a TLS handshake record (RFC 8446, section 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What a dialer may authenticate with.
 #[derive(Clone, Debug, Default)]
@@ -73,13 +78,90 @@ impl SaslCredentials {
     }
 }
 
-/// The outcome for a device that chose `mechanism` from what we offered. Only mechanisms without credentials exist on
-/// plaintext listeners: ANONYMOUS, and MSSBCBS, Azure's name for it.
-pub(super) fn judge(offered: &[String], mechanism: &str) -> SaslCode {
-    match offered.iter().any(|name| name.eq_ignore_ascii_case(mechanism)) {
-        true => SaslCode::Ok,
-        false => SaslCode::Auth,
+/// A SASL mechanism by which a device may show who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    /// Nobody in particular.
+    Anonymous,
+    /// Azure's name for ANONYMOUS with tokens to follow.
+    Mssbcbs,
+    /// User and password (RFC 4616).
+    Plain,
+    /// Whoever the certificate of the transport names (RFC 4422, appendix A).
+    External,
+}
+
+impl Mechanism {
+    const ALL: [Mechanism; 4] = [
+        Mechanism::Anonymous,
+        Mechanism::Mssbcbs,
+        Mechanism::Plain,
+        Mechanism::External,
+    ];
+
+    /// Its registered name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Mechanism::Anonymous => "ANONYMOUS",
+            Mechanism::Mssbcbs => "MSSBCBS",
+            Mechanism::Plain => "PLAIN",
+            Mechanism::External => "EXTERNAL",
+        }
     }
+
+    /// The mechanism of this name, in any case.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Mechanism::ALL
+            .into_iter()
+            .find(|known| known.name().eq_ignore_ascii_case(name))
+    }
+}
+
+/// What a listener asks of those who connect.
+#[derive(Clone, Debug, Default)]
+pub struct Demands {
+    /// SASL mechanisms offered, in order, as far as they can work: EXTERNAL only to a verified certificate.
+    pub mechanisms: Vec<Mechanism>,
+    /// A peer must show who it is (qdrouterd: `authenticatePeer`).
+    pub authentication: bool,
+    /// The transport must be encrypted (qdrouterd: `requireSsl`, `requireEncryption`).
+    pub encryption: bool,
+}
+
+/// What is known of who the peer is; connections in clear text without a name do without.
+#[derive(Debug, Default)]
+pub(super) struct Identity {
+    is_encrypted: bool,
+    /// Whom a verified certificate names.
+    certificate_user: Option<Box<str>>,
+    /// Whom the peer claims to be; what it claims in vain ends the connection.
+    user: Option<Box<str>>,
+    /// What the peer said while its password was judged.
+    early: Vec<u8>,
+}
+
+/// What became of user and password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// They are right.
+    Accepted,
+    /// The user is unknown or the password wrong; nobody is told which.
+    Refused,
+    /// They could not be checked now.
+    Unknown,
+}
+
+/// User and password of a PLAIN response (RFC 4616, section 2); `None` for one that is malformed, beyond
+/// [`limits::USER_BYTES`] or [`limits::PASSWORD_BYTES`], or that asks to act for somebody else.
+fn plain(response: &[u8]) -> Option<(&str, &[u8])> {
+    let mut parts = response.split(|byte| *byte == 0);
+    let (authorization, user, password) = (parts.next()?, parts.next()?, parts.next()?);
+    let fits = parts.next().is_none()
+        && (authorization.is_empty() || authorization == user)
+        && (1..=limits::USER_BYTES).contains(&user.len())
+        && (1..=limits::PASSWORD_BYTES).contains(&password.len());
+    let user = std::str::from_utf8(user).ok()?;
+    (fits && !user.contains(char::is_control)).then_some((user, password))
 }
 
 /// What a SASL frame is called in an error.
@@ -94,20 +176,57 @@ pub(super) const fn name(frame: &SaslFrame<'_>) -> &'static str {
 }
 
 impl Connection {
+    /// Announces other limits than those of the listener. Before [`send_open`](Self::send_open); held to from the end of
+    /// this turn on.
+    pub fn announce(&mut self, announce: Arc<Announce>) {
+        self.announce = announce;
+    }
+
+    /// The transport is encrypted, and `user` is whom the peer's verified certificate names, if it has shown one. To be
+    /// told before any input.
+    pub fn secured(&mut self, user: Option<Box<str>>) {
+        let identity = self.identity.get_or_insert_default();
+        identity.is_encrypted = true;
+        identity.certificate_user = user;
+    }
+
+    /// Who the peer has shown itself to be: `anonymous`, if it has not.
+    pub fn user(&self) -> &str {
+        let claimed = self
+            .identity
+            .as_ref()
+            .and_then(|identity| identity.user.as_deref());
+        claimed.unwrap_or("anonymous")
+    }
+
     pub(super) fn on_header(&mut self, bytes: [u8; header::LENGTH]) -> Result<(), ConnectionError> {
+        let side = Arc::clone(&self.side);
+        if let (Side::Listener { demands }, Phase::Header) = (&*side, self.phase) {
+            if demands.encryption && !self.identity.as_ref().is_some_and(|it| it.is_encrypted) {
+                return Err(ConnectionError::Unencrypted);
+            }
+            if bytes.first() == Some(&TLS_HANDSHAKE) {
+                return Err(ConnectionError::ProtocolMismatch(
+                    "the peer speaks TLS, which this listener has no sslProfile for",
+                ));
+            }
+        }
         let header = ProtocolHeader::parse(bytes).ok_or(ConnectionError::UnknownProtocol(bytes))?;
         match (self.phase, header) {
             (Phase::Header, ProtocolHeader::Sasl) => {
-                let side = Arc::clone(&self.side);
-                let Side::Listener { mechanisms } = &*side else {
+                let Side::Listener { demands } = &*side else {
                     return Ok(());
                 };
-                let names: Vec<&str> = mechanisms.iter().map(String::as_str).collect();
+                let names = self.offered(demands).map(Mechanism::name).collect();
                 self.emit(|out| {
                     out.extend_from_slice(&ProtocolHeader::Sasl.bytes());
                     SaslFrame::Mechanisms(names).write(out);
                 });
                 self.phase = Phase::SaslInit;
+            }
+            (Phase::Header, ProtocolHeader::Amqp) if matches!(&*side, Side::Listener { demands } if demands.authentication) =>
+            {
+                return Err(ConnectionError::Unauthenticated);
             }
             (Phase::Header | Phase::HeaderAfterSasl, ProtocolHeader::Amqp) => {
                 self.emit(|out| out.extend_from_slice(&ProtocolHeader::Amqp.bytes()));
@@ -120,7 +239,7 @@ impl Connection {
             }
             (_, ProtocolHeader::Tls) => {
                 return Err(ConnectionError::ProtocolMismatch(
-                    "the peer wants TLS, which this port does not speak",
+                    "the peer wants TLS behind an AMQP header, which this port does not speak",
                 ));
             }
             _ => {
@@ -132,31 +251,116 @@ impl Connection {
         Ok(())
     }
 
-    pub(super) fn on_sasl(&mut self, frame: &SaslFrame<'_>) -> Result<(), ConnectionError> {
+    /// The mechanisms that can work on this transport.
+    fn offered(&self, demands: &Demands) -> impl Iterator<Item = Mechanism> {
+        demands
+            .mechanisms
+            .iter()
+            .copied()
+            .filter(|mechanism| match mechanism {
+                Mechanism::Anonymous | Mechanism::Mssbcbs => !demands.authentication,
+                Mechanism::Plain => true,
+                Mechanism::External => self
+                    .identity
+                    .as_ref()
+                    .is_some_and(|identity| identity.certificate_user.is_some()),
+            })
+    }
+
+    /// A device's choice.
+    fn on_init<'f>(
+        &mut self,
+        demands: &Demands,
+        name: &str,
+        response: Option<&'f [u8]>,
+    ) -> Result<Event<'f>, ConnectionError> {
+        let chosen = Mechanism::from_name(name)
+            .filter(|chosen| self.offered(demands).any(|offered| offered == *chosen));
+        let Some(mechanism) = chosen else {
+            return Err(self.refuse(format!(
+                "Client mechanism {name:?} is not among those of this listener"
+            )));
+        };
+        self.sasl = Some(mechanism.name());
+        match mechanism {
+            Mechanism::Anonymous | Mechanism::Mssbcbs => {}
+            Mechanism::External => {
+                let identity = self.identity.get_or_insert_default();
+                identity.user = identity.certificate_user.take();
+            }
+            Mechanism::Plain => {
+                let Some((user, password)) = response.and_then(plain) else {
+                    let text = "Authentication failed [mech=PLAIN]: malformed user and password";
+                    return Err(self.refuse(text.to_owned()));
+                };
+                self.identity.get_or_insert_default().user = Some(user.into());
+                self.phase = Phase::Judging;
+                return Ok(Event::Login { user, password });
+            }
+        }
+        self.admit();
+        Ok(Event::Consumed)
+    }
+
+    /// The answer to [`Event::Login`]; without effect if nothing waits for it any more. Gives back what the peer has
+    /// said meanwhile: new input, if there is any.
+    ///
+    /// # Errors
+    /// The verdict is not [`Verdict::Accepted`]; [`fail`](Self::fail) the connection.
+    pub fn authenticated(&mut self, verdict: Verdict) -> Result<Vec<u8>, ConnectionError> {
+        if self.phase != Phase::Judging {
+            return Ok(Vec::new());
+        }
+        let who = format!("Authentication failed [mech=PLAIN] for user {:?}", self.user());
+        match verdict {
+            Verdict::Accepted => {
+                self.admit();
+                let identity = self.identity.as_mut();
+                Ok(identity
+                    .map(|it| std::mem::take(&mut it.early))
+                    .unwrap_or_default())
+            }
+            Verdict::Refused => Err(self.refuse(format!("{who}: unknown user or wrong password"))),
+            Verdict::Unknown => {
+                self.emit(|out| SaslFrame::Outcome(SaslCode::SysTemp).write(out));
+                Err(ConnectionError::Sasl(format!(
+                    "{who}: too many log-ins wait to be checked"
+                )))
+            }
+        }
+    }
+
+    fn admit(&mut self) {
+        self.emit(|out| SaslFrame::Outcome(SaslCode::Ok).write(out));
+        self.phase = Phase::HeaderAfterSasl;
+    }
+
+    fn refuse(&mut self, text: String) -> ConnectionError {
+        self.emit(|out| SaslFrame::Outcome(SaslCode::Auth).write(out));
+        ConnectionError::Sasl(text)
+    }
+
+    /// Keeps what a peer says before it knows the outcome.
+    pub(super) fn keep_early(&mut self, input: &mut &[u8]) -> Result<(), ConnectionError> {
+        let early = &mut self.identity.get_or_insert_default().early;
+        if early.len() + input.len() > limits::EARLY_BYTES {
+            return Err(ConnectionError::Unexpected("so much before the sasl-outcome"));
+        }
+        early.extend_from_slice(std::mem::take(input));
+        Ok(())
+    }
+
+    pub(super) fn on_sasl<'f>(&mut self, frame: &SaslFrame<'f>) -> Result<Event<'f>, ConnectionError> {
         let side = Arc::clone(&self.side);
         match (&*side, self.phase, frame) {
-            (Side::Listener { mechanisms }, Phase::SaslInit, SaslFrame::Init { mechanism, .. }) => {
-                let code = judge(mechanisms, mechanism);
-                let known = mechanisms
-                    .iter()
-                    .find(|name| name.eq_ignore_ascii_case(mechanism));
-                let refusal = match (code, known) {
-                    (SaslCode::Ok, Some(_)) => None,
-                    _ => Some(format!(
-                        "Client mechanism {mechanism:?} is not among those of this listener"
-                    )),
-                };
-                self.sasl = Some(if mechanism.eq_ignore_ascii_case("MSSBCBS") {
-                    "MSSBCBS"
-                } else {
-                    "ANONYMOUS"
-                });
-                self.emit(|out| SaslFrame::Outcome(code).write(out));
-                match refusal {
-                    None => self.phase = Phase::HeaderAfterSasl,
-                    Some(text) => return Err(ConnectionError::Sasl(text)),
-                }
-            }
+            (
+                Side::Listener { demands },
+                Phase::SaslInit,
+                SaslFrame::Init {
+                    mechanism,
+                    initial_response,
+                },
+            ) => return self.on_init(demands, mechanism, *initial_response),
             (Side::Connector { credentials }, Phase::Mechanisms, SaslFrame::Mechanisms(offered)) => {
                 let Some(choice) = credentials.choose(offered) else {
                     return Err(ConnectionError::Sasl(format!(
@@ -199,7 +403,7 @@ impl Connection {
             },
             _ => return Err(ConnectionError::Unexpected(name(frame))),
         }
-        Ok(())
+        Ok(Event::Consumed)
     }
 }
 
@@ -265,11 +469,36 @@ mod tests {
     }
 
     #[test]
-    fn devices_get_what_the_listener_offers_and_nothing_else() {
-        let offered = ["ANONYMOUS".to_owned(), "MSSBCBS".to_owned()];
-        assert_eq!(judge(&offered, "MSSBCBS"), SaslCode::Ok);
-        assert_eq!(judge(&offered, "anonymous"), SaslCode::Ok);
-        assert_eq!(judge(&offered, "PLAIN"), SaslCode::Auth);
-        assert_eq!(judge(&offered[..1], "MSSBCBS"), SaslCode::Auth);
+    fn a_plain_response_is_user_and_password_and_nothing_else() {
+        assert_eq!(plain(b"\0dev1\0s3cret"), Some(("dev1", &b"s3cret"[..])));
+        assert_eq!(plain(b"dev1\0dev1\0p\xff"), Some(("dev1", &b"p\xff"[..])));
+        let long_user = [b"\0", vec![b'u'; limits::USER_BYTES + 1].as_slice(), b"\0p"].concat();
+        let long_password = [b"\0u\0", vec![b'p'; limits::PASSWORD_BYTES + 1].as_slice()].concat();
+        for wrong in [
+            &b""[..],
+            b"\0",
+            b"\0\0",
+            b"dev1",
+            b"\0dev1",
+            b"\0dev1\0",
+            b"\0\0s3cret",
+            b"root\0dev1\0s3cret",
+            b"\0dev1\0s3\0cret",
+            b"\0dev\n1\0s3cret",
+            b"\0dev\xff\0s3cret",
+            &long_user,
+            &long_password,
+        ] {
+            assert_eq!(plain(wrong), None, "{}", wrong.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn mechanisms_have_one_name_in_any_case() {
+        for mechanism in Mechanism::ALL {
+            let lower = mechanism.name().to_ascii_lowercase();
+            assert_eq!(Mechanism::from_name(&lower), Some(mechanism));
+        }
+        assert_eq!(Mechanism::from_name("SCRAM-SHA-256"), None);
     }
 }

@@ -9,10 +9,20 @@ pub const MIN_FRAME_SIZE: u32 = 512;
 /// among devices need a few links per device. Beyond it: End with `amqp:session:unattached-handle`.
 pub const HANDLE_MAX: u32 = 4095;
 
-/// Links of one device connection, over all its sessions, so that handles times channels is not what one peer can make
-/// us hold. Azure SDKs attach about five for each of the 1000 identities that a connection may carry. Beyond it: End
-/// with `amqp:resource-limit-exceeded`.
+/// Links of one connection that came to a listener, over all its sessions, so that handles times channels is not what
+/// one peer can make us hold. Azure SDKs attach about five for each of the 1000 identities that a connection may carry.
+/// Beyond it: the peer's next attach of its own is answered by an End with `amqp:resource-limit-exceeded`. Links that its
+/// hub has not let go count as well; beyond it with those: the attach is refused with `amqp:resource-limit-exceeded`.
 pub const DEVICE_LINKS: usize = 8192;
+
+/// Bytes of a user's name. A longer one is refused.
+pub const USER_BYTES: usize = 256;
+
+/// Bytes of a password. A longer one is refused.
+pub const PASSWORD_BYTES: usize = 1024;
+
+/// Bytes that a peer may say while its password is judged: a header and an open. Beyond it: the connection ends.
+pub const EARLY_BYTES: usize = 2048;
 
 /// Channel numbers that a hub may use: it answers ours with numbers of its own choice.
 pub const UPSTREAM_CHANNEL_MAX: u16 = 32_767;
@@ -51,6 +61,10 @@ pub const OUTBOX_LOW: usize = 64 * 1024;
 /// Bytes waiting for one device, transfers or not, at which it is closed: it does not read its own answers.
 pub const DEVICE_OUTBOX_MAX: usize = 4 * 1024 * 1024;
 
+/// Bytes waiting for one broker that came to a listener, at which it is closed: it does not read. More than devices that
+/// are held back at [`OUTBOX_HIGH`] put there.
+pub const BROKER_OUTBOX_MAX: usize = 16 * 1024 * 1024;
+
 /// Deliveries whose settlement one session tracks in one direction. Beyond it: the oldest are forgotten, a later
 /// disposition for them is dropped.
 pub const TRACKED_DELIVERIES: u64 = 1 << 20;
@@ -61,8 +75,20 @@ pub const WAITING_ATTACHES: usize = 8192;
 /// Bytes of one attach, held while its connector is dialed, and of the last flow behind it.
 pub const WAITING_ATTACH_BYTES: usize = 4 * 1024;
 
+/// Bytes of a device's virtual host that are put in front of each of its addresses: no name of a host is longer (RFC
+/// 1035). Beyond it: its attaches are refused with `amqp:resource-limit-exceeded`.
+pub const TENANT_HOST: usize = 255;
+
+/// Hosts that a hub may announce in the `failover-server-list` of its open. Beyond it: the rest is passed over.
+pub const FAILOVER_HOSTS: usize = 8;
+
 /// How long a peer may take to answer our Close before the transport is shut down.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the answer to a detach may take, and how long a detach waits behind what was sent before it when nothing of
+/// that moves. Then the side that detached is answered by the router, with `amqp:link:detach-forced`. What a device that
+/// has gone had sent is dropped when nothing of it moves for so long.
+pub const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Heartbeats go out no more often than this, whatever a peer announces.
 pub const MIN_HEARTBEAT: Duration = Duration::from_millis(100);

@@ -61,6 +61,12 @@ pub enum ConnectionError {
     /// The SASL exchange failed.
     #[error("{0}")]
     Sasl(String),
+    /// A bare AMQP header where authentication is demanded.
+    #[error("Client skipped authentication - forbidden")]
+    Unauthenticated,
+    /// Clear text where encryption is demanded.
+    #[error("Client connection unencrypted - forbidden")]
+    Unencrypted,
     /// Nothing came for too long.
     #[error("local-idle-timeout expired")]
     IdleTimeout,
@@ -82,6 +88,7 @@ impl ConnectionError {
             ConnectionError::ProtocolMismatch(_) | ConnectionError::Unexpected(_) => condition::NOT_ALLOWED,
             ConnectionError::Decode(_) => condition::DECODE_ERROR,
             ConnectionError::Sasl(_) => condition::UNAUTHORIZED_ACCESS,
+            ConnectionError::Unauthenticated | ConnectionError::Unencrypted => condition::POLICY_ERROR,
             ConnectionError::IdleTimeout
             | ConnectionError::HandshakeTimeout
             | ConnectionError::NotReading(_) => condition::RESOURCE_LIMIT_EXCEEDED,

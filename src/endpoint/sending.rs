@@ -26,20 +26,27 @@ impl Connection {
         let announce = Arc::clone(&self.announce);
         let number = i32::try_from(self.number).unwrap_or(i32::MAX);
         self.open_sent = true;
+        let limit = self.remote_max_frame_size;
+        let mut fields = OpenFields {
+            container_id: &announce.container_id,
+            hostname: announce.hostname.as_deref(),
+            max_frame_size: announce.max_frame_size,
+            channel_max: announce.channel_max,
+            idle_time_out: announce
+                .idle_timeout
+                .map(|timeout| u32::try_from(timeout.as_millis() / 2).unwrap_or(u32::MAX)),
+            connection_number: number,
+            failover: &announce.failover,
+        };
         self.emit(|out| {
-            originate::write_open(
-                out,
-                &OpenFields {
-                    container_id: &announce.container_id,
-                    hostname: announce.hostname.as_deref(),
-                    max_frame_size: announce.max_frame_size,
-                    channel_max: announce.channel_max,
-                    idle_time_out: announce
-                        .idle_timeout
-                        .map(|timeout| u32::try_from(timeout.as_millis() / 2).unwrap_or(u32::MAX)),
-                    connection_number: number,
-                },
-            );
+            let start = out.len();
+            originate::write_open(out, &fields);
+            if out.len() - start > limit && !fields.failover.is_empty() {
+                // The peer takes only small frames: the one thing that it can do without.
+                out.truncate(start);
+                fields.failover = &[];
+                originate::write_open(out, &fields);
+            }
         });
     }
 
@@ -63,8 +70,7 @@ impl Connection {
         else {
             return Vec::new();
         };
-        let owners = std::mem::take(&mut session.owners);
-        session.state = SessionState::EndSent;
+        let owners = session.end();
         let shorter = error.and_then(|error| shrink::value(error, self.room_for_fields()));
         self.emit(|out| originate::write_end(out, channel, shorter.as_deref().or(error)));
         owners
@@ -239,12 +245,14 @@ impl Connection {
         written
     }
 
-    /// Aborts the delivery under way on a link, if the window lets us say so; the detach that follows says it too.
+    /// Aborts the delivery under way on a link, if the window lets us say so and the peer has not detached; the detach
+    /// that follows says it too.
     pub fn abort_delivery(&mut self, channel: Channel, handle: Handle) {
-        let Some(session) = self
-            .session_mut(channel)
-            .filter(|session| session.outgoing.is_open())
-        else {
+        let is_wanted = |session: &Session| {
+            let link = session.link(handle);
+            session.outgoing.is_open() && link.is_some_and(|link| link.remote != End::Detached)
+        };
+        let Some(session) = self.session_mut(channel).filter(|session| is_wanted(session)) else {
             return;
         };
         session.outgoing.send();
@@ -304,7 +312,10 @@ impl Connection {
                 // which a peer of another protocol cannot read either.
                 self.emit(|out| out.extend_from_slice(&ProtocolHeader::Amqp.bytes()));
             }
-            ConnectionError::HandshakeTimeout | ConnectionError::ProtocolMismatch(_) => {}
+            ConnectionError::HandshakeTimeout
+            | ConnectionError::ProtocolMismatch(_)
+            | ConnectionError::Unauthenticated
+            | ConnectionError::Unencrypted => {}
             // What it has not read so far it will not read now.
             ConnectionError::NotReading(_) => self.outbox.clear(),
             ConnectionError::UnknownProtocol(_)

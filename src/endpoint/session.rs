@@ -75,7 +75,11 @@ impl Session {
     }
 
     /// An attach from the peer: the answer to one of ours, or a link of its own. Returns our handle.
-    pub(super) fn on_attach(&mut self, attach: &Attach<'_>) -> Result<(Handle, AttachKind), SessionError> {
+    pub(super) fn on_attach(
+        &mut self,
+        attach: &Attach<'_>,
+        is_full: bool,
+    ) -> Result<(Handle, AttachKind), SessionError> {
         let Some(index) = index(attach.handle).filter(|_| attach.handle.0 <= limits::HANDLE_MAX) else {
             return Err(SessionError::HandleMax(attach.handle));
         };
@@ -103,6 +107,7 @@ impl Session {
         let (handle, kind) = match answered {
             Some((_, handle)) => (handle, AttachKind::Answer),
             None if is_taken => return Err(SessionError::LinkNameInUse),
+            None if is_full => return Err(SessionError::TooManyLinks),
             None => (self.add_link(attach.name, role)?, AttachKind::Request),
         };
         if let Some(link) = self.link_mut(handle) {
@@ -191,6 +196,14 @@ impl Session {
         }
     }
 
+    /// We have ended it: whatever comes on its links from now on is ignored.
+    pub(super) fn end(&mut self) -> Vec<u32> {
+        self.state = SessionState::EndSent;
+        self.links = Vec::new();
+        self.handles = Vec::new();
+        std::mem::take(&mut self.owners)
+    }
+
     /// Frees the link when nothing more can happen on it.
     pub(super) fn reap(&mut self, handle: Handle) {
         if let Some(slot) = index(handle).and_then(|index| self.links.get_mut(index))
@@ -220,7 +233,7 @@ impl Session {
     }
 
     /// How many links there are, at most.
-    pub(super) const fn link_count(&self) -> usize {
+    pub const fn link_count(&self) -> usize {
         self.links.len()
     }
 

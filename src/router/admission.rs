@@ -152,7 +152,7 @@ impl Router {
     }
 
     /// Gives a device's place free.
-    pub(super) fn dismiss(&mut self, key: ConnectionKey) {
+    pub(super) fn give_up_place(&mut self, key: ConnectionKey) {
         if let Some(admission) = self.entry_mut(key).and_then(|entry| entry.admission.take()) {
             self.book.leave(&admission);
         }
@@ -300,6 +300,9 @@ impl Router {
         let mut frame = Vec::new();
         originate::write_detach(&mut frame, Channel(0), Handle(0), true, Some(&error.encode()));
         let body = frame.get(HEADER_LENGTH..).unwrap_or_default();
+        let Ok(Performative::Detach(detach)) = Performative::parse(body) else {
+            return;
+        };
         let must_wait = self
             .session_pairs
             .get(index(pair))
@@ -312,7 +315,9 @@ impl Router {
                 offset: 0,
             };
             self.park(pair, Way::Up, parked, body);
-        } else if let Ok(Performative::Detach(detach)) = Performative::parse(body) {
+            self.expect_answer(number, Leg::Device, &detach);
+        } else {
+            self.expect_answer(number, Leg::Device, &detach);
             self.forward_detach(number, Leg::Device, &detach);
         }
         self.pump(pair, Way::Up);

@@ -14,6 +14,7 @@ use crate::amqp::performative::{Attach, Performative, Role};
 use crate::amqp::serial::{Channel, Handle};
 use crate::amqp::terminus::{Terminus, TerminusKind};
 use crate::endpoint::SessionError;
+use crate::endpoint::limits;
 use crate::endpoint::session::AttachKind;
 
 impl Router {
@@ -101,6 +102,7 @@ impl Router {
             survives_disconnect: decision.survives_disconnect,
             is_granted: false,
             is_answered: false,
+            closing: None,
             delivering: None,
             message_size: self.message_size(key, attach.role),
             deliveries: 0,
@@ -164,6 +166,12 @@ impl Router {
         let session_pair = self.session_pairs.get(index(pair)).ok_or_else(lost)?;
         let (id, device) = (session_pair.connector, session_pair.device.ok_or_else(lost)?);
         let hub = self.usable_connection(id).ok_or_else(lost)?;
+        if self.upstream_links(device.connection) >= limits::DEVICE_LINKS {
+            return Err(AmqpError::new(
+                condition::RESOURCE_LIMIT_EXCEEDED,
+                "the hub has not let go of too many links that this device has detached",
+            ));
+        }
         let upstream = match session_pair.upstream {
             Some(session) => session,
             None => {
@@ -289,24 +297,37 @@ impl Router {
 
     /// The error for a device whose route has no connection.
     pub(super) fn unreachable_error(&self, what: &str) -> AmqpError {
-        self.route_error(condition::QD_NO_ROUTE, "No route to the destination node", what)
+        self.route_error(
+            condition::DETACH_FORCED,
+            condition::QD_NO_ROUTE,
+            "No route to the destination node",
+            what,
+        )
     }
 
     /// The error for a device whose link's connection is gone.
     pub(super) fn lost_error(&self, what: &str) -> AmqpError {
         self.route_error(
+            condition::DETACH_FORCED,
             condition::QD_LINK_LOST,
             "Connectivity to the peer container was lost",
             what,
         )
     }
 
-    fn route_error(&self, qd: &'static str, qd_text: &str, what: &str) -> AmqpError {
+    /// An event that has a name of its own in qdrouterd, under the condition that the configuration wants.
+    pub(super) fn route_error(
+        &self,
+        amqp: &'static str,
+        qd: &'static str,
+        qd_text: &str,
+        what: &str,
+    ) -> AmqpError {
         match self.settings.error_conditions {
             ErrorConditions::Qd => AmqpError::new(qd, qd_text),
             ErrorConditions::Amqp => AmqpError {
                 qd_condition: Some(qd),
-                ..AmqpError::new(condition::DETACH_FORCED, format!("{qd}: {qd_text}. {what}"))
+                ..AmqpError::new(amqp, format!("{qd}: {qd_text}. {what}"))
             },
         }
     }

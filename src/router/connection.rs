@@ -4,20 +4,22 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::admission::Place;
-use super::connector::{Connector, State};
+use super::attach::excerpt;
+use super::connector::Connector;
 use super::flow_control::Gate;
 use super::loss::Farewell;
 use super::settings::{
-    ConnectorId, ConnectorRole, ConnectorSettings, Destination, ListenerId, ListenerRole, ListenerSettings,
+    ConnectorId, ConnectorRole, ConnectorSettings, HostPort, ListenerId, ListenerRole, ListenerSettings,
     PeerLimits, RouterSettings,
 };
 use super::timer::Owner;
 use super::{Action, ConnectionKey, Router, TransportInfo};
 use crate::amqp::condition::ErrorView;
+use crate::amqp::failover::without_brackets;
 use crate::amqp::performative::Open;
 use crate::endpoint::ConnectionError;
 use crate::endpoint::connection::{Announce, Connection, Side};
-use crate::endpoint::handshake::SaslCredentials;
+use crate::endpoint::handshake::{Demands, Mechanism, SaslCredentials};
 use crate::endpoint::limits;
 use crate::endpoint::window::WindowSize;
 
@@ -55,6 +57,8 @@ pub(super) struct Entry {
     pub(super) connection: Connection,
     pub(super) kind: Kind,
     pub(super) transport: TransportInfo,
+    /// The host that was dialed, `HOST:PORT`, for log lines; empty for a device.
+    pub(super) host: Box<str>,
     /// The peer's container-id, once it is open.
     pub(super) container_id: Box<str>,
     /// The virtual host that a device is on: its open.hostname.
@@ -77,6 +81,7 @@ impl Entry {
             connection,
             kind,
             transport,
+            host: Box::default(),
             container_id: Box::default(),
             vhost: Box::default(),
             admission: None,
@@ -88,9 +93,8 @@ impl Entry {
     }
 
     /// Who a device has shown itself to be.
-    #[expect(clippy::unused_self, reason = "no listener authenticates its peers yet")]
-    pub(super) const fn user(&self) -> &str {
-        "anonymous"
+    pub(super) fn user(&self) -> &str {
+        self.connection.user()
     }
 
     pub(super) fn key(&self, index: usize) -> ConnectionKey {
@@ -103,8 +107,13 @@ impl Entry {
 
 /// What all connections of a listener share.
 pub(super) fn listener(router: &RouterSettings, listener: &ListenerSettings) -> (Arc<Side>, Arc<Announce>) {
+    let mechanisms = listener.sasl_mechanisms.iter();
     let side = Side::Listener {
-        mechanisms: listener.sasl_mechanisms.clone(),
+        demands: Demands {
+            mechanisms: mechanisms.filter_map(|name| Mechanism::from_name(name)).collect(),
+            authentication: listener.authenticate_peer,
+            encryption: listener.require_encryption,
+        },
     };
     let announce = Announce {
         container_id: router.container_id.clone(),
@@ -118,15 +127,15 @@ pub(super) fn listener(router: &RouterSettings, listener: &ListenerSettings) -> 
             ListenerRole::RouteContainer => upstream_window(&listener.limits),
         },
         idle_timeout: listener.limits.idle_timeout,
+        failover: listener.failover.clone(),
     };
     (Arc::new(side), Arc::new(announce))
 }
 
 /// What a connector's connection announces, and authenticates with.
-pub(super) fn connector(
-    router: &RouterSettings,
-    connector: &ConnectorSettings,
-) -> (Arc<Side>, Arc<Announce>) {
+pub(super) fn connector(router: &RouterSettings, connector: &Connector) -> (Arc<Side>, Arc<Announce>) {
+    let hostname = connector.server_name().to_owned();
+    let connector = &connector.settings;
     let plain = match (&connector.sasl_username, &connector.sasl_password) {
         (Some(user), Some(password)) => Some((user.clone(), password.expose().clone())),
         _ => None,
@@ -141,11 +150,12 @@ pub(super) fn connector(
     };
     let announce = Announce {
         container_id: router.container_id.clone(),
-        hostname: Some(connector.hostname.clone()),
+        hostname: Some(hostname),
         max_frame_size: frame_size(&connector.limits),
         channel_max: connector.limits.channel_max.min(limits::UPSTREAM_CHANNEL_MAX),
         session_window: upstream_window(&connector.limits),
         idle_timeout: connector.limits.idle_timeout,
+        failover: Vec::new(),
     };
     (Arc::new(side), Arc::new(announce))
 }
@@ -154,8 +164,11 @@ pub(super) fn connector(
 fn broker(listener: &ListenerSettings, peer: &str) -> ConnectorSettings {
     ConnectorSettings {
         name: listener.name.clone(),
-        address: peer.to_owned(),
-        hostname: String::new(),
+        host: peer_address(peer),
+        failover: Vec::new(),
+        server_name: None,
+        believes_failover_list: false,
+        uses_tls: false,
         role: ConnectorRole::Accepted,
         role_name: "route-container".to_owned(),
         limits: listener.limits,
@@ -164,6 +177,15 @@ fn broker(listener: &ListenerSettings, peer: &str) -> ConnectorSettings {
         sasl_password: None,
         has_client_certificate: false,
         dial_timeout: listener.handshake_timeout,
+    }
+}
+
+/// `HOST:PORT`, taken apart.
+fn peer_address(peer: &str) -> HostPort {
+    let (host, port) = peer.rsplit_once(':').unwrap_or((peer, ""));
+    HostPort {
+        host: without_brackets(host).to_owned(),
+        port: port.parse().unwrap_or_default(),
     }
 }
 
@@ -272,11 +294,11 @@ impl Router {
                     self.connectors.insert(id, connector);
                 }
                 self.log_opened(key, open);
-                self.on_connector_open(id, key, open.container_id, now);
+                self.on_connector_open(id, key, open, now);
             }
             Kind::Upstream(id) => {
                 self.log_opened(key, open);
-                self.on_connector_open(id, key, open.container_id, now);
+                self.on_connector_open(id, key, open, now);
             }
         }
     }
@@ -285,12 +307,7 @@ impl Router {
         let Some(entry) = self.entry(key) else { return };
         let (direction, host) = match entry.kind {
             Kind::Device(_) | Kind::Broker(..) => ("in", entry.transport.peer.as_str()),
-            Kind::Upstream(id) => (
-                "out",
-                self.connectors
-                    .get(&id)
-                    .map_or("", |c| c.settings.address.as_str()),
-            ),
+            Kind::Upstream(_) => ("out", &*entry.host),
         };
         tracing::info!(
             target: "ROUTER_CORE",
@@ -323,21 +340,16 @@ impl Router {
                 );
             }
             Kind::Upstream(id) => {
-                if let Some(connector) = self.connectors.get_mut(&id)
-                    && let Some(again) = connector.is_news(&error.to_string(), self.now)
-                {
-                    let settings = &connector.settings;
-                    let advice = if let ConnectionError::Sasl(_) = error {
-                        let name = &settings.name;
-                        format!("; check saslUsername, saslPassword and saslMechanisms of connector {name}")
-                    } else {
-                        String::new()
-                    };
-                    tracing::warn!(
-                        target: "SERVER",
-                        "[C{number}] Connection to {} failed: {condition} {error}{advice}{again}",
-                        settings.address
-                    );
+                if let Some(connector) = self.connectors.get_mut(&id).filter(|it| it.uses(key)) {
+                    let mut what = format!("failed: {condition} {error}");
+                    if let ConnectionError::Sasl(_) = error {
+                        let name = &connector.settings.name;
+                        what.push_str("; check saslUsername, saslPassword and saslMechanisms of connector ");
+                        what.push_str(name);
+                    }
+                    if let Some(line) = connector.complain(&what, self.now) {
+                        tracing::warn!(target: "SERVER", "[C{number}] {line}");
+                    }
                 }
             }
         }
@@ -369,14 +381,13 @@ impl Router {
                 }
             }
             Kind::Upstream(id) => {
-                let settings = self.connectors.get(&id).map(|c| &c.settings);
-                tracing::info!(
-                    target: "SERVER",
-                    "[C{}] Connection to {} closed by the peer: {}",
-                    entry.connection.number,
-                    settings.map_or("", |settings| settings.address.as_str()),
-                    reason.as_deref().unwrap_or("no error")
-                );
+                let what = format!("closed by the peer: {}", reason.as_deref().unwrap_or("no error"));
+                let number = entry.connection.number;
+                if let Some(connector) = self.connectors.get_mut(&id).filter(|it| it.uses(key))
+                    && let Some(line) = connector.complain(&excerpt(&what), self.now)
+                {
+                    tracing::warn!(target: "SERVER", "[C{number}] {line}");
+                }
                 Farewell::Lost(reason)
             }
         };
@@ -386,7 +397,7 @@ impl Router {
     /// The transport is gone: frees everything.
     pub(super) fn remove(&mut self, key: ConnectionKey, reason: &str, now: Instant) {
         let Some(entry) = self.entry(key) else { return };
-        let (number, kind, was_open) = (entry.connection.number, entry.kind, entry.was_open);
+        let (number, kind) = (entry.connection.number, entry.kind);
         if !entry.connection.is_over() {
             match kind {
                 Kind::Device(_) | Kind::Broker(..) => {
@@ -397,11 +408,11 @@ impl Router {
                     );
                 }
                 Kind::Upstream(id) => {
-                    let address = self
-                        .connectors
-                        .get(&id)
-                        .map_or("", |c| c.settings.address.as_str());
-                    tracing::warn!(target: "SERVER", "[C{number}] Connection to {address} failed: {reason}");
+                    if let Some(connector) = self.connectors.get_mut(&id).filter(|it| it.uses(key))
+                        && let Some(line) = connector.complain(&format!("failed: {reason}"), now)
+                    {
+                        tracing::warn!(target: "SERVER", "[C{number}] {line}");
+                    }
                 }
             }
         }
@@ -410,7 +421,7 @@ impl Router {
         self.connections.try_remove(key.index());
         match kind {
             Kind::Device(_) => self.device_left(key, now),
-            Kind::Upstream(id) => self.on_connector_lost(id, key, was_open, now),
+            Kind::Upstream(id) => self.on_connector_lost(id, key, now),
             Kind::Broker(_, id) => {
                 if let Some(broker) = self.connectors.remove(&id) {
                     let container_id = broker.container_id.as_deref().unwrap_or_default();
@@ -422,135 +433,6 @@ impl Router {
             self.devices = self.devices.saturating_sub(1);
         }
         tracing::info!(target: "ROUTER_CORE", "[C{number}] Connection Closed");
-    }
-
-    // ---- connectors ----------------------------------------------------------------------------------------------
-
-    /// Dials a connector, if it is not on its way already.
-    pub(super) fn want(&mut self, id: ConnectorId, now: Instant) {
-        if self.is_shutting_down {
-            return;
-        }
-        let Some(connector) = self.connectors.get_mut(&id) else {
-            return;
-        };
-        if connector.want(now) {
-            self.connection_number += 1;
-            connector.number = self.connection_number;
-            self.actions.push_back(Action::Dial(id));
-        }
-        self.arm_connector(id);
-    }
-
-    /// Brings a connector's deadline into the timers.
-    pub(super) fn arm_connector(&mut self, id: ConnectorId) {
-        let Some(connector) = self.connectors.get_mut(&id) else {
-            return;
-        };
-        let oldest = connector
-            .waiting
-            .front()
-            .and_then(|&link| Some(self.link_pairs.get(index(link))?.waiting.as_ref()?.deadline));
-        let deadline = connector.next_deadline(oldest, self.settings.linger);
-        self.timers
-            .arm(Owner::Connector(id), &mut connector.scheduled, deadline);
-    }
-
-    pub(super) fn on_connector_timeout(&mut self, id: ConnectorId, now: Instant) {
-        self.refuse_overdue(id, now);
-        let linger = self.settings.linger;
-        let Some(connector) = self.connectors.get_mut(&id) else {
-            return;
-        };
-        match connector.state {
-            State::Backoff { until } if until <= now => {
-                connector.state = State::Idle;
-                if connector.is_persistent() || !connector.waiting.is_empty() {
-                    self.want(id, now);
-                }
-            }
-            State::Open(key)
-                if connector.is_on_demand()
-                    && connector.unused_since.is_some_and(|since| since + linger <= now) =>
-            {
-                connector.unused_since = None;
-                // What devices that have gone left behind, and the hub did not take in all this time.
-                self.release_sessions(key, Farewell::Lost(Some("unused".to_owned())));
-                let Some(connector) = self.connectors.get_mut(&id) else {
-                    return;
-                };
-                // From here on the connection is nobody's: whoever attaches now gets a new one.
-                connector.lost(true, now);
-                connector.state = State::Idle;
-                let name = connector.settings.name.clone();
-                if let Some(entry) = self.entry_mut(key) {
-                    tracing::info!(
-                        target: "SERVER",
-                        "[C{}] Closing the connection of connector {name}: no device has used it for {} s",
-                        entry.connection.number,
-                        linger.as_secs()
-                    );
-                    entry.connection.close(None, now);
-                }
-                self.wake(key);
-                self.arm(key);
-            }
-            State::Idle | State::Dialing | State::Opening(_) | State::Open(_) | State::Backoff { .. } => {}
-        }
-    }
-
-    fn on_connector_open(&mut self, id: ConnectorId, key: ConnectionKey, container_id: &str, now: Instant) {
-        let Some(connector) = self.connectors.get_mut(&id) else {
-            return;
-        };
-        connector.opened(key, container_id, now);
-        let name = connector.settings.name.clone();
-        self.log_routes("Activated", &name, container_id);
-        self.start_waiting(id, now);
-        self.move_waiting_to(id, now);
-        self.arm_connector(id);
-    }
-
-    fn on_connector_lost(&mut self, id: ConnectorId, key: ConnectionKey, was_open: bool, now: Instant) {
-        let Some(connector) = self.connectors.get_mut(&id) else {
-            return;
-        };
-        if connector.state != State::Opening(key) && connector.state != State::Open(key) {
-            return;
-        }
-        if was_open {
-            let (name, container_id) = (connector.settings.name.clone(), connector.container_id.clone());
-            self.log_routes("Deactivated", &name, container_id.as_deref().unwrap_or_default());
-        }
-        self.move_waiting_from(id, now);
-        if let Some(connector) = self.connectors.get_mut(&id) {
-            connector.lost(was_open, now);
-        }
-        self.arm_connector(id);
-    }
-
-    fn log_routes(&self, what: &str, connection: &str, container_id: &str) {
-        for route in self.routes.served_by(connection, container_id) {
-            let (how, name) = match &route.destination {
-                Destination::Connection(name) => ("connection", name),
-                Destination::Container(id) => ("container", id),
-            };
-            tracing::info!(target: "ROUTER_CORE", "Link Route {what} '{}' on {how} {name}", route.name);
-        }
-    }
-
-    /// A device has gone: connectors that nobody uses any more may be closed after a while.
-    fn device_left(&mut self, key: ConnectionKey, now: Instant) {
-        let mut unused = Vec::new();
-        for (&id, connector) in &mut self.connectors {
-            if connector.users.remove(&key) && connector.users.is_empty() {
-                connector.unused_since = Some(now);
-                unused.push(id);
-            }
-        }
-        for id in unused {
-            self.arm_connector(id);
-        }
     }
 }
 

@@ -4,6 +4,8 @@ use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::ConnectionKey;
+use super::attach::excerpt;
+use super::failover::HostList;
 use super::settings::{ConnectorRole, ConnectorSettings};
 use crate::amqp::performative::Role;
 
@@ -15,13 +17,23 @@ const LONGEST_DELAY: Duration = Duration::from_secs(60);
 const LONGEST_DELAY_WITH_WAITERS: Duration = Duration::from_secs(2);
 /// The delay after the loss of a connection that had been open, while a device waits for it.
 const DELAY_AFTER_LOSS: Duration = Duration::from_millis(500);
+/// The delay before the next host is tried, when there are several (qdrouterd 1.19).
+const NEXT_HOST_DELAY: Duration = Duration::from_secs(1);
+/// The longest dial of one host among several: less than an attach waits.
+const DIAL_LIMIT_OF_SEVERAL: Duration = Duration::from_secs(10);
+/// A connection that was open for so long has held. A hub that opens and closes at once is as good as one that refuses,
+/// and must not be dialed in a tight loop.
+const HOLDS_AFTER: Duration = Duration::from_secs(10);
 
 /// The same failure is not logged more often than this.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
+/// Failures that are told apart: of each host, more than one.
+const COMPLAINTS: usize = 32;
 
 /// ```text
 ///   Idle --need--> Dialing --transport--> Opening --open--> Open --lost--> Backoff --time--> Dialing
-///                     +------failed---------+---------------> Backoff         (or Idle, without need)
+///    ^                +------failed---------+---------------> Backoff         (or Idle, without need)
+///    +-----lost, and no need----- Closing <--unused, changed, or shutting down-- Open, Opening
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -33,6 +45,8 @@ pub(super) enum State {
     Opening(ConnectionKey),
     /// In use.
     Open(ConnectionKey),
+    /// We have closed it, or that of its predecessor in the configuration; there is no other before it is gone.
+    Closing(ConnectionKey),
     /// Waiting until it may be dialed again.
     Backoff {
         /// When.
@@ -44,6 +58,7 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Connector {
     pub(super) settings: ConnectorSettings,
+    pub(super) hosts: HostList,
     pub(super) state: State,
     /// The peer's container-id, the last time that it was open.
     pub(super) container_id: Option<String>,
@@ -57,12 +72,19 @@ pub(super) struct Connector {
     pub(super) unused_since: Option<Instant>,
     /// Number in log lines of the connection that is being dialed.
     pub(super) number: u64,
-    /// Failures since it was last open.
-    pub(super) failures: u32,
+    /// Failures since a connection has held.
+    failures: u32,
+    /// Attempts that have failed since it was last open, and when the trouble began.
+    failed_attempts: u32,
+    down_since: Option<Instant>,
+    /// When it was opened, while it is open.
+    opened_at: Option<Instant>,
+    /// The last thing that happened, for whoever asks (qdrouterd: `connectionMsg`).
+    pub(super) message: String,
     /// The deadline that is in the timers.
     pub(super) scheduled: Option<Instant>,
-    /// The last failure that was logged: why, when, and how many like it have followed unseen.
-    complaint: Option<(String, Instant, u32)>,
+    /// The last failures that were logged: what, when, and how many like it have followed unseen.
+    complaints: VecDeque<(String, Instant, u32)>,
     /// State of the jitter.
     jitter: u64,
 }
@@ -70,6 +92,7 @@ pub(super) struct Connector {
 impl Connector {
     pub(super) fn new(settings: ConnectorSettings, seed: u64) -> Self {
         Connector {
+            hosts: HostList::new(&settings),
             settings,
             state: State::Idle,
             container_id: None,
@@ -79,8 +102,12 @@ impl Connector {
             unused_since: None,
             number: 0,
             failures: 0,
+            failed_attempts: 0,
+            down_since: None,
+            opened_at: None,
+            message: String::new(),
             scheduled: None,
-            complaint: None,
+            complaints: VecDeque::new(),
             jitter: seed | 1,
         }
     }
@@ -88,16 +115,46 @@ impl Connector {
     pub(super) const fn open_connection(&self) -> Option<ConnectionKey> {
         match self.state {
             State::Open(key) => Some(key),
-            State::Idle | State::Dialing | State::Opening(_) | State::Backoff { .. } => None,
+            State::Idle | State::Dialing | State::Opening(_) | State::Closing(_) | State::Backoff { .. } => {
+                None
+            }
         }
+    }
+
+    /// The connection that there is, in whatever state.
+    pub(super) const fn connection(&self) -> Option<ConnectionKey> {
+        match self.state {
+            State::Opening(key) | State::Open(key) | State::Closing(key) => Some(key),
+            State::Idle | State::Dialing | State::Backoff { .. } => None,
+        }
+    }
+
+    /// Whether this connection is in use, or about to be.
+    pub(super) fn uses(&self, key: ConnectionKey) -> bool {
+        self.state == State::Opening(key) || self.state == State::Open(key)
     }
 
     pub(super) const fn is_persistent(&self) -> bool {
         matches!(self.settings.role, ConnectorRole::Persistent)
     }
 
+    /// Whether it stands for a broker that connected to us.
+    pub(super) const fn is_accepted(&self) -> bool {
+        matches!(self.settings.role, ConnectorRole::Accepted)
+    }
+
     pub(super) const fn is_on_demand(&self) -> bool {
         matches!(self.settings.role, ConnectorRole::OnDemand)
+    }
+
+    /// Whether it has failed since a connection has held.
+    pub(super) const fn is_failing(&self) -> bool {
+        self.failures > 0 || self.failed_attempts > 0
+    }
+
+    /// Whether anybody needs a connection.
+    pub(super) fn is_needed(&self) -> bool {
+        self.is_persistent() || !self.waiting.is_empty()
     }
 
     /// Somebody needs the connection. `true`: dial now.
@@ -114,42 +171,91 @@ impl Connector {
                 };
                 false
             }
-            State::Dialing | State::Opening(_) | State::Open(_) => false,
+            State::Dialing | State::Opening(_) | State::Open(_) | State::Closing(_) => false,
         }
     }
 
-    /// Whether a failed dial is to be logged, and if so, what to say of those before it: a hub that is away for a night
-    /// shall not fill the log.
-    pub(super) fn is_news(&mut self, reason: &str, now: Instant) -> Option<String> {
-        let again = match &mut self.complaint {
-            Some((last, at, unseen)) if last == reason && now < *at + COMPLAINT_INTERVAL => {
-                *unseen = unseen.saturating_add(1);
-                return None;
-            }
-            Some((last, _, unseen)) if last == reason => format!(" (and {unseen} times before that)"),
-            Some(_) | None => String::new(),
-        };
-        self.complaint = Some((reason.to_owned(), now, 0));
-        Some(again)
+    /// The name that the host is known by: for TLS, and for `open.hostname`.
+    pub(super) fn server_name(&self) -> &str {
+        let own = &self.hosts.current().host;
+        self.settings.server_name.as_ref().unwrap_or(own)
     }
 
-    /// The peer's open is here.
-    pub(super) fn opened(&mut self, key: ConnectionKey, container_id: &str, now: Instant) {
+    /// How long TCP and TLS may take. A host that swallows everything must not keep the next one from its turn while
+    /// devices wait.
+    pub(super) fn dial_limit(&self) -> Duration {
+        let limit = self.settings.dial_timeout;
+        match self.hosts.iter().nth(1) {
+            Some(_) => limit.min(DIAL_LIMIT_OF_SEVERAL),
+            None => limit,
+        }
+    }
+
+    /// Notes what has gone wrong with the current host: `failed: ...`. The line for the log, if it is to be logged.
+    pub(super) fn complain(&mut self, what: &str, now: Instant) -> Option<String> {
+        let complaint = format!("Connection to {} {what}", self.hosts.current());
+        self.message = excerpt(&complaint);
+        self.news(complaint, now)
+    }
+
+    /// A line for the log, unless it was logged within a minute: a hub that is away for a night shall not fill the log.
+    pub(super) fn news(&mut self, line: String, now: Instant) -> Option<String> {
+        let Some((_, at, unseen)) = self.complaints.iter_mut().find(|(last, ..)| *last == line) else {
+            if self.complaints.len() >= COMPLAINTS {
+                self.complaints.pop_front();
+            }
+            self.complaints.push_back((line.clone(), now, 0));
+            return Some(line);
+        };
+        if now < *at + COMPLAINT_INTERVAL {
+            *unseen = unseen.saturating_add(1);
+            return None;
+        }
+        *at = now;
+        Some(format!(
+            "{line} (and {} times before that)",
+            std::mem::take(unseen)
+        ))
+    }
+
+    /// The peer's open is here. After failed attempts: how many there were, and for how long.
+    pub(super) fn opened(
+        &mut self,
+        key: ConnectionKey,
+        container_id: &str,
+        now: Instant,
+    ) -> Option<(u32, Duration)> {
         self.state = State::Open(key);
-        self.failures = 0;
-        self.complaint = None;
+        self.opened_at = Some(now);
         self.container_id = Some(container_id.to_owned());
         self.unused_since = Some(now);
+        let attempts = std::mem::take(&mut self.failed_attempts);
+        let since = self.down_since.take()?;
+        (attempts > 0).then(|| (attempts, now.saturating_duration_since(since)))
     }
 
-    /// The connection, or the attempt at one, is over.
-    pub(super) fn lost(&mut self, was_open: bool, now: Instant) {
-        self.names.clear();
-        self.users.clear();
-        self.unused_since = None;
-        let delay = if was_open {
+    /// The connection, or the attempt at one, is over: when the next may be made, and with which host.
+    pub(super) fn lost(&mut self, now: Instant) {
+        self.forget_connection();
+        self.down_since.get_or_insert(now);
+        let opened_at = self.opened_at.take();
+        let was_open = opened_at.is_some();
+        let has_held = opened_at.is_some_and(|at| now >= at + HOLDS_AFTER);
+        if has_held {
             self.failures = 0;
-            if self.waiting.is_empty() {
+            self.complaints.clear();
+            self.hosts.begin_round();
+        }
+        if !was_open {
+            self.failed_attempts = self.failed_attempts.saturating_add(1);
+        }
+        let is_round = self.hosts.turn();
+        let nobody_waits = self.waiting.is_empty();
+        let delay = if !is_round {
+            NEXT_HOST_DELAY
+        } else if was_open && self.failures == 0 {
+            self.failures = u32::from(!has_held);
+            if nobody_waits {
                 FIRST_DELAY
             } else {
                 DELAY_AFTER_LOSS
@@ -157,16 +263,28 @@ impl Connector {
         } else {
             let doubled = FIRST_DELAY.saturating_mul(1 << self.failures.min(5));
             self.failures = self.failures.saturating_add(1);
-            let longest = if self.waiting.is_empty() {
+            doubled.min(if nobody_waits {
                 LONGEST_DELAY
             } else {
                 LONGEST_DELAY_WITH_WAITERS
-            };
-            doubled.min(longest)
+            })
         };
         self.state = State::Backoff {
             until: now + self.jittered(delay),
         };
+    }
+
+    /// The connection is of no use any more, and is being closed.
+    pub(super) fn closing(&mut self, key: ConnectionKey) {
+        self.forget_connection();
+        self.opened_at = None;
+        self.state = State::Closing(key);
+    }
+
+    fn forget_connection(&mut self) {
+        self.names.clear();
+        self.users.clear();
+        self.unused_since = None;
     }
 
     /// Between half of a delay and all of it, so that many gateways do not return at once.
@@ -183,7 +301,7 @@ impl Connector {
         let own = match self.state {
             State::Backoff { until } => Some(until),
             State::Open(_) if self.is_on_demand() => self.unused_since.map(|since| since + linger),
-            State::Idle | State::Dialing | State::Opening(_) | State::Open(_) => None,
+            State::Idle | State::Dialing | State::Opening(_) | State::Open(_) | State::Closing(_) => None,
         };
         own.into_iter().chain(oldest_waiting).min()
     }
@@ -203,8 +321,9 @@ impl Connector {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::router::settings::HostPort;
 
     #[test]
     fn equal_names_are_told_apart_and_come_back() {
@@ -223,7 +342,7 @@ mod tests {
         let now = Instant::now();
         let mut delays = Vec::new();
         for _ in 0..8 {
-            connector.lost(false, now);
+            connector.lost(now);
             let State::Backoff { until } = connector.state else {
                 panic!("not in back-off")
             };
@@ -248,25 +367,35 @@ mod tests {
         let mut connector = Connector::new(settings(), 7);
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(connector.is_news("refused", at(0)).as_deref(), Some(""));
-        assert_eq!(connector.is_news("refused", at(2)), None);
-        assert_eq!(connector.is_news("refused", at(59)), None);
+        let line = "Connection to hub:5671 failed: refused";
         assert_eq!(
-            connector.is_news("refused", at(61)).as_deref(),
-            Some(" (and 2 times before that)")
+            connector.complain("failed: refused", at(0)).as_deref(),
+            Some(line)
         );
-        assert_eq!(
-            connector.is_news("no such host", at(62)).as_deref(),
-            Some(""),
+        assert_eq!(connector.complain("failed: refused", at(2)), None);
+        assert!(
+            connector.complain("failed: no such host", at(3)).is_some(),
             "another reason is news"
         );
+        assert_eq!(connector.complain("failed: refused", at(59)), None);
+        assert_eq!(
+            connector.complain("failed: refused", at(61)),
+            Some(format!("{line} (and 2 times before that)"))
+        );
+        assert_eq!(connector.message, line);
     }
 
-    fn settings() -> ConnectorSettings {
+    pub(in crate::router) fn settings() -> ConnectorSettings {
         ConnectorSettings {
             name: "HUB".into(),
-            address: "hub:5671".into(),
-            hostname: "hub".into(),
+            host: HostPort {
+                host: "hub".into(),
+                port: 5671,
+            },
+            failover: Vec::new(),
+            server_name: None,
+            believes_failover_list: true,
+            uses_tls: true,
             role: ConnectorRole::OnDemand,
             role_name: "on-demand".into(),
             limits: super::super::settings::PeerLimits {

@@ -211,6 +211,9 @@ impl Router {
         let Some(owner) = link.owner else {
             // We refused or detached it first: this is the answer.
             entry.connection.reap_link(channel, handle);
+            if from == Leg::Upstream {
+                self.drop_remnant(key, channel, handle);
+            }
             return;
         };
         let Some(link) = self.link_pairs.get(index(owner)) else {
@@ -235,9 +238,11 @@ impl Router {
                 offset: 0,
             };
             self.park(pair, way, parked, body);
+            self.expect_answer(owner, from, detach);
             // What was dropped may have been what the rest waited for.
             self.pump(pair, way);
         } else {
+            self.expect_answer(owner, from, detach);
             self.forward_detach(owner, from, detach);
             self.pump(pair, way);
         }
@@ -256,7 +261,7 @@ impl Router {
         let is_delivering = match link.delivering {
             Some((source, _)) if way.target() != from => {
                 link.delivering = None;
-                // Aborted, so nobody will settle it.
+                // Aborted, or to be resumed under another id: nobody will settle this one.
                 if let Some(pair) = self.session_pairs.get_mut(index(pair)) {
                     pair.lane_mut(way).map.settle(source);
                 }
@@ -271,7 +276,8 @@ impl Router {
                 .link_mut(channel, handle)
                 .is_some_and(|link| link.local == End::Attached)
         {
-            if is_delivering {
+            // A link that is not closed may be taken up again, and with it the delivery (AMQP 1.0 part 2, §2.6.13).
+            if is_delivering && detach.closed {
                 entry.connection.abort_delivery(channel, handle);
             }
             entry.connection.relay_detach(channel, handle, detach.tail);
@@ -328,6 +334,12 @@ impl Router {
         }
         if let Some(pair) = self.session_pairs.get_mut(index(link.session_pair)) {
             pair.links.retain(|&other| other != number);
+            let way = link.way();
+            let has_others = |&other: &u32| self.link_pairs.get(index(other)).is_some_and(|l| l.way() == way);
+            if !pair.links.iter().any(has_others) && pair.lane(way).is_empty() {
+                // All deliveries were on links that are no more: nobody has anything to say about them.
+                pair.lane_mut(way).map.forget();
+            }
         }
     }
 

@@ -154,6 +154,14 @@ impl DeliveryMap {
         }
     }
 
+    /// Forgets all deliveries so far.
+    pub(super) fn forget(&mut self) {
+        *self = DeliveryMap {
+            next: self.next,
+            ..DeliveryMap::default()
+        };
+    }
+
     /// A delivery turned out settled while it was still being sent.
     pub(super) fn settle(&mut self, source: DeliveryId) {
         let mut ignored = Vec::new();

@@ -201,14 +201,16 @@ impl Router {
         self.fail_connection(key, &ConnectionError::NotReading(held));
     }
 
-    /// A device whose own answers pile up beyond all reason does not read them.
+    /// A peer that came to us, and whose own answers pile up beyond all reason, does not read them.
     pub(super) fn check_outbox(&mut self, key: ConnectionKey) {
         let Some(entry) = self.entry(key) else { return };
+        let most = match entry.kind {
+            Kind::Device(_) => limits::DEVICE_OUTBOX_MAX,
+            Kind::Broker(..) => limits::BROKER_OUTBOX_MAX,
+            Kind::Upstream(_) => return,
+        };
         let waiting = entry.connection.outbox().len();
-        if waiting > limits::DEVICE_OUTBOX_MAX
-            && matches!(entry.kind, Kind::Device(_))
-            && !entry.connection.is_over()
-        {
+        if waiting > most && !entry.connection.is_over() {
             self.fail_connection(key, &ConnectionError::NotReading(waiting));
         }
     }

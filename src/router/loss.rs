@@ -1,5 +1,5 @@
 //! Ends of things: sessions, devices and hubs that go, politely or not. Whatever goes, the other side is told, what
-//! was half-sent is aborted, and everything is freed.
+//! was half-sent is aborted unless it may be resumed, and everything is freed.
 
 use super::connection::index;
 use super::delivery_map::Ids;
@@ -25,7 +25,7 @@ impl Router {
     pub(super) fn release_sessions(&mut self, key: ConnectionKey, farewell: Farewell) {
         let Some(entry) = self.entry_mut(key) else { return };
         let owners = entry.connection.take_owners();
-        self.dismiss(key);
+        self.give_up_place(key);
         self.sessions_gone(key, &owners, &farewell);
     }
 
@@ -104,6 +104,7 @@ impl Router {
                     pair.device = None;
                 }
                 self.account(None, Way::Up, parked, 0);
+                self.expect_end_of_leftover(number);
                 self.pump(number, Way::Up);
             }
             Farewell::Graceful | Farewell::Lost(_) => {
@@ -121,6 +122,16 @@ impl Router {
                 self.finish(number, reason.as_ref());
             }
         }
+    }
+
+    /// Nothing moves of what a device that has said goodbye left behind.
+    pub(super) fn give_up_leftover(&mut self, number: u32) {
+        self.drop_parked(number, Way::Up, None);
+        let error = AmqpError::new(
+            condition::DETACH_FORCED,
+            "the device has gone, and the rest of what it had sent was not taken",
+        );
+        self.finish(number, Some(&error));
     }
 
     /// The last parked frame of a device that has said goodbye is gone.
@@ -154,7 +165,7 @@ impl Router {
                     .link_mut(session.channel, handle)
                     .is_some_and(|link| link.local == End::Attached)
             {
-                if is_sending {
+                if is_sending && closed {
                     entry.connection.abort_delivery(session.channel, handle);
                 }
                 entry
@@ -170,7 +181,7 @@ impl Router {
             self.wake(session.connection);
         }
         self.drop_lanes(number);
-        self.session_pairs.try_remove(index(number));
+        self.free_session_pair(number);
     }
 
     /// Detaches all links of a device, and tells it what became of its deliveries, because we go.
@@ -227,7 +238,7 @@ impl Router {
                     self.free_link_pair(link);
                 }
                 self.drop_lanes(number);
-                self.session_pairs.try_remove(index(number));
+                self.free_session_pair(number);
                 if let Some(entry) = self.entry_mut(device.connection) {
                     entry.connection.end_session(device.channel, error);
                 }
@@ -259,7 +270,7 @@ impl Router {
             entry.connection.refresh_window(device.channel, 0);
             self.wake(device.connection);
         }
-        self.session_pairs.try_remove(index(number));
+        self.free_session_pair(number);
     }
 
     fn detach_from_device(
@@ -272,7 +283,8 @@ impl Router {
         let Some(pair) = self.link_pairs.get(index(number)) else {
             return;
         };
-        let (Some(handle), link_number) = (pair.device, pair.number) else {
+        let (Some(handle), link_number, closed) = (pair.device, pair.number, !pair.survives_disconnect)
+        else {
             return;
         };
         let is_sending = pair.way() == Way::Down && pair.delivering.is_some();
@@ -288,10 +300,10 @@ impl Router {
                 .connection
                 .refuse_attach(channel, handle, None, None, Some(error)),
             End::Attached => {
-                if is_sending {
+                if is_sending && closed {
                     entry.connection.abort_delivery(channel, handle);
                 }
-                entry.connection.detach_link(channel, handle, true, Some(error));
+                entry.connection.detach_link(channel, handle, closed, Some(error));
             }
             End::Detached => return,
         }
@@ -326,9 +338,29 @@ impl Router {
 
     // ---- deliveries in doubt -------------------------------------------------------------------------------------
 
+    /// Whether the two ends will find out between them what became of one direction's deliveries: a link that is to
+    /// outlive its connection is resumed with the unsettled map of either end (AMQP 1.0 part 2, §2.6.13). Deliveries are
+    /// known by their session, not by their link, so this holds only if it holds for every link of that direction.
+    fn is_recoverable(&self, number: u32, way: Way) -> bool {
+        let Some(pair) = self.session_pairs.get(index(number)) else {
+            return false;
+        };
+        let mut links = pair
+            .links
+            .iter()
+            .filter_map(|&link| self.link_pairs.get(index(link)))
+            .filter(|link| link.way() == way)
+            .peekable();
+        links.peek().is_some() && links.all(|link| link.survives_disconnect)
+    }
+
     /// Tells the device what became of the deliveries that the hub has not settled: those that went out are modified
-    /// with delivery-failed, for they may have been processed; those still parked are released, for they were not.
+    /// with delivery-failed, for they may have been processed; those still parked are released, for they were not. A
+    /// device that will resume its links asks the hub itself.
     fn settle_in_doubt(&mut self, number: u32) {
+        if self.is_recoverable(number, Way::Up) {
+            return;
+        }
         self.fail_unsettled(number, Way::Up);
         let Some(pair) = self.session_pairs.get(index(number)) else {
             return;
@@ -365,6 +397,9 @@ impl Router {
 
     /// Settles the unsettled deliveries of one direction towards their sender as modified with delivery-failed.
     fn fail_unsettled(&mut self, number: u32, way: Way) {
+        if self.is_recoverable(number, way) {
+            return;
+        }
         let Some(pair) = self.session_pairs.get(index(number)) else {
             return;
         };

@@ -2,10 +2,11 @@
 //!
 //! # Contract for the driver
 //!
-//! Inputs ([`accepted`](Router::accepted), [`dialed`](Router::dialed), [`dial_failed`](Router::dial_failed),
+//! Inputs ([`accepted`](Router::accepted), [`secured`](Router::secured),
+//! [`authenticated`](Router::authenticated), [`dialed`](Router::dialed), [`dial_failed`](Router::dial_failed),
 //! [`handle_input`](Router::handle_input), [`handle_eof`](Router::handle_eof),
 //! [`transport_lost`](Router::transport_lost), [`transmitted`](Router::transmitted),
-//! [`handle_timeout`](Router::handle_timeout)) take `now` and never fail: a protocol error becomes bytes to send and
+//! [`handle_timeout`](Router::handle_timeout), [`reconfigure`](Router::reconfigure)) take `now` and never fail: a protocol error becomes bytes to send and
 //! a changed [`TransportState`]. After any input the driver calls [`poll_action`](Router::poll_action) until it
 //! yields nothing, and re-arms its one timer from [`poll_timeout`](Router::poll_timeout).
 //!
@@ -36,18 +37,22 @@ mod connection;
 mod connector;
 mod control;
 mod delivery_map;
+mod failover;
 mod flow_control;
 mod loss;
 mod pair;
 mod pattern;
 mod policy;
 mod prefix;
+mod reload;
 mod route;
 pub mod settings;
 mod snapshot;
 mod table;
 mod timer;
 mod transfer;
+mod unanswered;
+mod upstream;
 mod waiting;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -60,15 +65,18 @@ use slab::Slab;
 use crate::amqp::condition::{self, AmqpError};
 use crate::endpoint::connection::{Announce, Connection, Side};
 use crate::endpoint::event::{Event, Fault};
+pub use crate::endpoint::handshake::Verdict;
 use admission::{Denials, GroupAnnounce};
 use connection::{Entry, Kind};
 use connector::{Connector, State};
 use pair::{LinkPair, SessionPair};
 use policy::{Book, Policy};
-use settings::{ConnectorId, ListenerId, ListenerRole, RouterSettings};
-pub use snapshot::Snapshot;
+pub use reload::Reloaded;
+use settings::{ConnectorId, HostPort, ListenerId, ListenerRole, RouterSettings, Secret};
+pub use snapshot::{ConnectorReport, ConnectorStatus, Snapshot};
 use table::LinkRouteTable;
 use timer::{Owner, Timers};
+use unanswered::Detaches;
 
 /// Names one connection of one router; never reused, so a stale key is harmless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,8 +97,21 @@ impl ConnectionKey {
 pub enum Action {
     /// Look at this connection again: bytes to write, reading allowed again, or its state changed.
     Wake(ConnectionKey),
-    /// Resolve, connect, and for a TLS connector shake hands; then call `dialed` or `dial_failed`, once.
+    /// Resolve, connect, and for a TLS connector shake hands ([`Router::dial_target`] says with whom); then call `dialed`
+    /// or `dial_failed`, once.
     Dial(ConnectorId),
+    /// Find out whether this is the user's password, without letting anybody wait for it; then call `authenticated`,
+    /// once.
+    Authenticate(ConnectionKey, Box<Login>),
+}
+
+/// What a device logs in with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// Whom it claims to be.
+    pub user: String,
+    /// The proof.
+    pub password: Secret<Vec<u8>>,
 }
 
 /// What the driver does with a connection's transport.
@@ -113,6 +134,17 @@ pub struct TransportInfo {
     pub tls: Option<String>,
 }
 
+/// Whom to dial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DialTarget {
+    /// Where.
+    pub host: HostPort,
+    /// Whom we expect there: for SNI and the name in the certificate.
+    pub server_name: String,
+    /// TCP and TLS together may take this long.
+    pub limit: Duration,
+}
+
 /// The router of one shard.
 #[derive(Debug)]
 pub struct Router {
@@ -121,8 +153,10 @@ pub struct Router {
     listeners: Vec<(Arc<Side>, Arc<Announce>)>,
     /// By a number that is never used again, so that a dial of one that has gone is told from its successor's.
     connectors: BTreeMap<ConnectorId, Connector>,
-    /// The number of the next broker that connects to us.
+    /// The number of the next connector, or broker that connects to us.
     next_connector: usize,
+    /// Keys the connectors' jitter, so that two gateways do not return at once.
+    random: RandomState,
     routes: LinkRouteTable,
     policy: Policy,
     /// The devices that the policy has admitted.
@@ -135,6 +169,7 @@ pub struct Router {
     link_pairs: Slab<LinkPair>,
     actions: VecDeque<Action>,
     timers: Timers,
+    detaches: Detaches,
     /// Distinguishes a connection from earlier ones in the same slot.
     generation: u32,
     /// Last numbers used in log lines.
@@ -142,8 +177,6 @@ pub struct Router {
     link_number: u64,
     /// Accepted connections, against `maxConnections`.
     devices: usize,
-    /// Turns with each attach that several connectors could serve.
-    rotation: usize,
     /// Bytes parked on their way to hubs, and devices that wait for them to become fewer.
     parked_total: usize,
     parked_readers: Vec<ConnectionKey>,
@@ -161,14 +194,6 @@ pub struct Router {
 impl Router {
     /// A router with no connections. Persistent connectors ask to be dialed at once ([`Action::Dial`]).
     pub fn new(settings: RouterSettings, now: Instant) -> Self {
-        let random = RandomState::new();
-        let connectors = (0..)
-            .zip(&settings.connectors)
-            .map(|(index, connector)| {
-                let connector = Connector::new(connector.clone(), random.hash_one(index));
-                (ConnectorId(index), connector)
-            })
-            .collect();
         let listeners = settings
             .listeners
             .iter()
@@ -177,8 +202,9 @@ impl Router {
         let routes = LinkRouteTable::new(settings.routes.clone());
         let mut router = Router {
             listeners,
-            connectors,
-            next_connector: settings.connectors.len(),
+            connectors: BTreeMap::new(),
+            next_connector: 0,
+            random: RandomState::new(),
             routes,
             policy: Policy::new(settings.policy.clone()),
             book: Book::default(),
@@ -190,11 +216,11 @@ impl Router {
             link_pairs: Slab::new(),
             actions: VecDeque::new(),
             timers: Timers::default(),
+            detaches: Detaches::default(),
             generation: 0,
             connection_number: 0,
             link_number: 0,
             devices: 0,
-            rotation: 0,
             parked_total: 0,
             parked_readers: Vec::new(),
             held_total: 0,
@@ -203,12 +229,23 @@ impl Router {
             now,
             ranges: Vec::new(),
         };
-        for id in router.connectors.keys().copied().collect::<Vec<_>>() {
-            if router.connectors.get(&id).is_some_and(Connector::is_persistent) {
-                router.want(id, now);
-            }
+        for connector in router.settings.connectors.clone() {
+            let id = router.add_connector(connector);
+            router.want_if_needed(id, now);
         }
         router
+    }
+
+    const fn next_connector(&mut self) -> ConnectorId {
+        self.next_connector += 1;
+        ConnectorId(self.next_connector - 1)
+    }
+
+    fn add_connector(&mut self, settings: settings::ConnectorSettings) -> ConnectorId {
+        let id = self.next_connector();
+        let connector = Connector::new(settings, self.random.hash_one(id));
+        self.connectors.insert(id, connector);
+        id
     }
 
     // ---- inputs --------------------------------------------------------------------------------------------------
@@ -237,10 +274,7 @@ impl Router {
         let (address, handshake) = (settings.address.clone(), settings.handshake_timeout);
         let kind = match settings.role {
             ListenerRole::Normal => Kind::Device(listener),
-            ListenerRole::RouteContainer => {
-                self.next_connector += 1;
-                Kind::Broker(listener, ConnectorId(self.next_connector - 1))
-            }
+            ListenerRole::RouteContainer => Kind::Broker(listener, self.next_connector()),
         };
         self.connection_number += 1;
         self.devices += 1;
@@ -248,6 +282,27 @@ impl Router {
         tracing::info!(target: "SERVER", "[C{number}] Accepted connection to {address} from {}", transport.peer);
         let connection = Connection::new(number, side, announce, Some(handshake), now);
         Some(self.insert(Entry::new(connection, kind, transport)))
+    }
+
+    /// A device's transport has turned out to be encrypted; to be told before any input. `version` is that of TLS, `user`
+    /// whom a certificate names that was sent and verified.
+    pub fn secured(&mut self, key: ConnectionKey, version: String, user: Option<String>) {
+        let Some(entry) = self.entry_mut(key) else { return };
+        entry.transport.tls = Some(version);
+        entry.connection.secured(user.map(String::into_boxed_str));
+    }
+
+    /// The answer to [`Action::Authenticate`].
+    pub fn authenticated(&mut self, key: ConnectionKey, verdict: Verdict, now: Instant) {
+        self.now = now;
+        let Some(entry) = self.entry_mut(key) else { return };
+        match entry.connection.authenticated(verdict) {
+            Ok(early) if early.is_empty() => {}
+            Ok(early) => self.handle_input(key, &early, now),
+            Err(error) => self.fail_connection(key, &error),
+        }
+        self.wake(key);
+        self.arm(key);
     }
 
     /// The transport asked for by [`Action::Dial`] is ready. `None`: no longer wanted, drop it.
@@ -261,10 +316,13 @@ impl Router {
         if self.is_shutting_down || entry.state != State::Dialing {
             return None;
         }
-        let (side, announce) = connection::connector(&self.settings, &entry.settings);
+        let (side, announce) = connection::connector(&self.settings, entry);
         let handshake = entry.settings.dial_timeout;
+        let host = entry.hosts.current().to_string();
         let connection = Connection::new(entry.number, side, announce, Some(handshake), now);
-        let key = self.insert(Entry::new(connection, Kind::Upstream(connector), transport));
+        let mut entry = Entry::new(connection, Kind::Upstream(connector), transport);
+        entry.host = host.into();
+        let key = self.insert(entry);
         if let Some(connector) = self.connectors.get_mut(&connector) {
             connector.state = State::Opening(key);
         }
@@ -278,17 +336,15 @@ impl Router {
         let Some(entry) = self.connectors.get_mut(&connector) else {
             return;
         };
-        if let Some(again) = entry.is_news(reason, now) {
-            tracing::warn!(
-                target: "SERVER",
-                "[C{}] Connection to {} failed: {reason}{again}",
-                entry.number,
-                entry.settings.address
-            );
+        if entry.state != State::Dialing {
+            return;
+        }
+        if let Some(line) = entry.complain(&format!("failed: {reason}"), now) {
+            tracing::warn!(target: "SERVER", "[C{}] {line}", entry.number);
         }
         self.move_waiting_from(connector, now);
         if let Some(entry) = self.connectors.get_mut(&connector) {
-            entry.lost(false, now);
+            entry.lost(now);
         }
         self.arm_connector(connector);
     }
@@ -312,6 +368,7 @@ impl Router {
             entry.is_awake = false;
             entry.connection.put_back(deframer);
         }
+        self.check_outbox(key);
         self.arm(key);
     }
 
@@ -354,6 +411,13 @@ impl Router {
                     connector.scheduled = None;
                     self.on_connector_timeout(id, now);
                     self.arm_connector(id);
+                }
+                Owner::Detaches => {
+                    if self.detaches.scheduled == Some(at) {
+                        self.detaches.scheduled = None;
+                        self.on_detaches_due(now);
+                        self.arm_detaches();
+                    }
                 }
             }
         }
@@ -415,6 +479,12 @@ impl Router {
         };
         // Devices first: their detaches and ends towards the hub go out before the hub's close.
         let (devices, hubs): (Vec<_>, Vec<_>) = keys.into_iter().partition(|&key| is_device(self, key));
+        for connector in self.connectors.values_mut() {
+            match connector.connection() {
+                Some(key) => connector.closing(key),
+                None => connector.state = State::Idle,
+            }
+        }
         for key in devices.into_iter().chain(hubs) {
             let Some(entry) = self.entry(key) else { continue };
             tracing::info!(target: "SERVER", "[C{}] Closing connection on shutdown", entry.connection.number);
@@ -433,13 +503,17 @@ impl Router {
         self.connections.is_empty()
     }
 
-    /// How long a dial of this connector may take in all.
-    pub fn dial_timeout(&self, connector: ConnectorId) -> Duration {
-        self.connectors
+    /// Whom [`Action::Dial`] means. `None`: nobody any more.
+    pub fn dial_target(&self, connector: ConnectorId) -> Option<DialTarget> {
+        let connector = self
+            .connectors
             .get(&connector)
-            .map_or(Duration::from_secs(30), |connector| {
-                connector.settings.dial_timeout
-            })
+            .filter(|connector| connector.state == State::Dialing)?;
+        Some(DialTarget {
+            host: connector.hosts.current().clone(),
+            server_name: connector.server_name().to_owned(),
+            limit: connector.dial_limit(),
+        })
     }
 
     // ---- dispatch ------------------------------------------------------------------------------------------------
@@ -485,6 +559,13 @@ impl Router {
                 body,
             } => {
                 self.on_detach(key, channel, handle, &detach, body);
+            }
+            Event::Login { user, password } => {
+                let login = Login {
+                    user: user.to_owned(),
+                    password: Secret::new(password.to_vec()),
+                };
+                self.actions.push_back(Action::Authenticate(key, Box::new(login)));
             }
             Event::Opened(open) => self.on_opened(key, &open, now),
             Event::Begun { channel } => self.on_begun(key, channel),

@@ -7,6 +7,7 @@ use super::admission::MessageSize;
 use super::delivery_map::DeliveryMap;
 use super::prefix::Readdressing;
 use super::settings::ConnectorId;
+use super::unanswered::{Closing, Leftover, Remnant};
 use crate::amqp::performative::Role;
 use crate::amqp::serial::{Channel, DeliveryId, Handle};
 use crate::endpoint::outbox::ByteQueue;
@@ -73,6 +74,10 @@ pub(super) struct SessionPair {
     pub(super) down: Lane,
     /// Indices of its link pairs.
     pub(super) links: Vec<u32>,
+    /// The device has gone, and this waits.
+    pub(super) leftover: Option<Leftover>,
+    /// What the hub has not let go of links that are no more.
+    pub(super) remnants: Vec<Remnant>,
 }
 
 impl SessionPair {
@@ -84,6 +89,8 @@ impl SessionPair {
             up: Lane::default(),
             down: Lane::default(),
             links: Vec::new(),
+            leftover: None,
+            remnants: Vec::new(),
         }
     }
 
@@ -118,6 +125,8 @@ pub(super) struct Lane {
     pub(super) entries: VecDeque<Parked>,
     /// The bodies of the parked frames, one behind the other.
     pub(super) bodies: ByteQueue,
+    /// How many parked frames, or parts of them, have gone on.
+    pub(super) moved: u64,
     /// The target's outbox was full; it will call back.
     pub(super) is_queued: bool,
 }
@@ -177,6 +186,8 @@ pub(super) struct LinkPair {
     pub(super) is_granted: bool,
     /// The hub has answered the attach.
     pub(super) is_answered: bool,
+    /// One side has detached.
+    pub(super) closing: Option<Closing>,
     /// The delivery under way to the target: its id at its source, and at the target.
     pub(super) delivering: Option<(DeliveryId, DeliveryId)>,
     /// How large the device's messages may be, and how large this one is.

@@ -11,6 +11,7 @@ use super::{ConnectionKey, Router};
 use crate::amqp::condition::{self, AmqpError};
 use crate::amqp::performative::{Attach, Role};
 use crate::amqp::terminus::{DYNAMIC_ADDRESS_KEY, Terminus, TerminusKind};
+use crate::endpoint::limits;
 
 /// The address under which a coordinator is routed (qdrouterd 1.19).
 pub(super) const COORDINATOR: &str = "$coordinator";
@@ -60,16 +61,25 @@ impl Router {
     ) -> Result<Decision, AmqpError> {
         let (direction, terminus) = routed_terminus(attach)?;
         let asked = asked(direction, terminus.as_ref())?;
-        let address = self.address_for(device, &asked);
+        let address = self.address_for(device, &asked)?;
         let (connector, route) = self.choose(direction, &address, placing)?;
+        let survives_disconnect = terminus.is_some_and(|terminus| terminus.survives_disconnect());
         let readdressing = match asked {
             Asked::Address(written) => Readdressing::new(written, &address, route),
             Asked::Dynamic(_) | Asked::Coordinator => None,
         };
+        if survives_disconnect && !self.settings.allow_resumable_link_route {
+            return Err(self.route_error(
+                condition::NOT_ALLOWED,
+                condition::QD_LINK_EXPIRATION,
+                "Requested link expiration not allowed",
+                "The terminus has a timeout, or expires never, and allowResumableLinkRoute is no",
+            ));
+        }
         Ok(Decision {
             connector,
             readdressing,
-            survives_disconnect: terminus.is_some_and(|terminus| terminus.survives_disconnect()),
+            survives_disconnect,
         })
     }
 
@@ -78,26 +88,27 @@ impl Router {
         let Ok((direction, terminus)) = routed_terminus(attach) else {
             return false;
         };
-        let Ok(asked) = asked(direction, terminus.as_ref()) else {
-            return false;
-        };
-        let address = self.address_for(device, &asked);
-        let Some(connector) = self.connectors.get(&id) else {
+        let address = asked(direction, terminus.as_ref()).and_then(|asked| self.address_for(device, &asked));
+        let (Ok(address), Some(connector)) = (address, self.connectors.get(&id)) else {
             return false;
         };
         self.routes
             .find(direction, &address)
-            .any(|route| connector.serves(&route.destination))
+            .any(|(_, route)| connector.serves(&route.destination))
     }
 
     /// What is matched: on a multi-tenant listener, the address with the device's virtual host in front.
-    fn address_for<'a>(&self, device: ConnectionKey, asked: &Asked<'a>) -> Cow<'a, str> {
+    fn address_for<'a>(&self, device: ConnectionKey, asked: &Asked<'a>) -> Result<Cow<'a, str>, AmqpError> {
         let (Asked::Address(address) | Asked::Dynamic(address)) = *asked else {
-            return COORDINATOR.into();
+            return Ok(COORDINATOR.into());
         };
         match self.tenant(device) {
-            Some(vhost) => prefix::of_tenant(vhost, address).into(),
-            None => address.into(),
+            Some(vhost) if vhost.len() > limits::TENANT_HOST => Err(AmqpError::new(
+                condition::RESOURCE_LIMIT_EXCEEDED,
+                "The hostname in the open is too long for a virtual host",
+            )),
+            Some(vhost) => Ok(prefix::of_tenant(vhost, address).into()),
+            None => Ok(address.into()),
         }
     }
 
@@ -118,10 +129,10 @@ impl Router {
         address: &str,
         placing: Placing,
     ) -> Result<(ConnectorId, &RouteSettings), AmqpError> {
-        let mut candidates: Vec<(Readiness, ConnectorId, &RouteSettings)> = Vec::new();
-        let mut missing = None;
-        for route in self.routes.find(direction, address) {
-            missing.get_or_insert(&route.destination);
+        let mut candidates: Vec<(Readiness, ConnectorId, usize)> = Vec::new();
+        let mut first = None;
+        for (index, route) in self.routes.find(direction, address) {
+            first.get_or_insert(index);
             for (&id, connector) in &self.connectors {
                 if connector.serves(&route.destination)
                     && let Some(readiness) = self.readiness(id, connector, &route.destination)
@@ -130,25 +141,24 @@ impl Router {
                         (Placing::InTurn, Readiness::Idle) => Readiness::Open,
                         (Placing::InTurn | Placing::OpenFirst, readiness) => readiness,
                     };
-                    candidates.push((readiness, id, route));
+                    candidates.push((readiness, id, index));
                 }
             }
         }
-        let Some(best) = candidates.iter().map(|&(readiness, ..)| readiness).min() else {
-            return Err(match missing {
-                Some(destination) => self.unreachable_error(&nobody_at(destination)),
-                None => no_route(direction, address),
-            });
+        let Some(first) = first else {
+            return Err(no_route(direction, address));
         };
-        candidates.retain(|&(readiness, ..)| readiness == best);
-        if candidates.len() > 1 {
-            self.rotation = self.rotation.wrapping_add(1);
+        let best = candidates.iter().map(|&(readiness, ..)| readiness).min();
+        candidates.retain(|&(readiness, ..)| Some(readiness) == best);
+        let turn = self.routes.next_turn(first).checked_rem(candidates.len());
+        let chosen = turn.and_then(|turn| candidates.get(turn));
+        match chosen.and_then(|&(_, id, index)| Some((id, self.routes.get(index)?))) {
+            Some(chosen) => Ok(chosen),
+            None => {
+                let missing = self.routes.get(first).map(|route| nobody_at(&route.destination));
+                Err(self.unreachable_error(&missing.unwrap_or_default()))
+            }
         }
-        let turn = self.rotation.checked_rem(candidates.len()).unwrap_or(0);
-        candidates
-            .get(turn)
-            .map(|&(_, id, route)| (id, route))
-            .ok_or_else(|| no_route(direction, address))
     }
 
     /// `None`: never, because its only connection is about to go.
@@ -164,7 +174,7 @@ impl Router {
         }
         Some(match connector.state {
             State::Idle => Readiness::Idle,
-            State::Dialing | State::Opening(_) | State::Open(_) => Readiness::Connecting,
+            State::Dialing | State::Opening(_) | State::Open(_) | State::Closing(_) => Readiness::Connecting,
             State::Backoff { .. } => Readiness::Doubtful,
         })
     }

@@ -1,4 +1,4 @@
-//! What the router is told at start: the settings of listeners, connectors and routes, already checked.
+//! What the router is told at start and at a reload: the settings of listeners, connectors and routes, already checked.
 //!
 //! `daemon::build` makes them from the configuration; nothing here knows the file's dialects.
 
@@ -6,6 +6,8 @@ pub mod policy;
 
 use std::fmt;
 use std::time::Duration;
+
+use crate::amqp::failover::FailoverServer;
 
 /// Index of a listener in [`RouterSettings::listeners`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,6 +17,25 @@ pub struct ListenerId(pub usize);
 /// file order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectorId(pub usize);
+
+/// Where a peer is reached. Shown as `HOST:PORT`, an IPv6 address in brackets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    /// Host name or address, without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
 
 /// A value that never shows itself in a log or a debug print.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -70,7 +91,7 @@ pub enum ListenerRole {
 }
 
 /// One `listener` section.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerSettings {
     /// Its name, `listener/HOST:PORT` when the file gives none.
     pub name: String,
@@ -86,8 +107,14 @@ pub struct ListenerSettings {
     pub limits: PeerLimits,
     /// The peer's open must be here this long after the accept; zero means never (qdrouterd's old default).
     pub handshake_timeout: Duration,
-    /// SASL mechanisms offered, in order. Known: `ANONYMOUS`, `MSSBCBS`.
+    /// SASL mechanisms offered, in order. Known: `ANONYMOUS`, `MSSBCBS`, `PLAIN`, `EXTERNAL`.
     pub sasl_mechanisms: Vec<String>,
+    /// Who does not show who it is is not served (qdrouterd: `authenticatePeer`).
+    pub authenticate_peer: bool,
+    /// Clear text is not served (qdrouterd: `requireSsl`, `requireEncryption`).
+    pub require_encryption: bool,
+    /// Hosts that devices are told of, to go to when we are gone.
+    pub failover: Vec<FailoverServer>,
 }
 
 /// When a connector dials.
@@ -101,15 +128,21 @@ pub enum ConnectorRole {
     Accepted,
 }
 
-/// One `connector` section.
-#[derive(Clone, Debug)]
+/// One `connector` section. Equal settings are one connection that need not be made again.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectorSettings {
     /// Its name, `connector/HOST:PORT` when the file gives none.
     pub name: String,
-    /// `HOST:PORT` as configured, for log lines.
-    pub address: String,
-    /// `open.hostname`: the host as configured.
-    pub hostname: String,
+    /// The hub.
+    pub host: HostPort,
+    /// Hosts that stand in for it, in order.
+    pub failover: Vec<HostPort>,
+    /// The name that every one of these hosts is known by, for TLS and `open.hostname`; `None`: its own.
+    pub server_name: Option<String>,
+    /// Whether the hosts that a hub announces in its open are dialed, too.
+    pub believes_failover_list: bool,
+    /// Whether the transport is encrypted; an announced host that wants it otherwise is passed over.
+    pub uses_tls: bool,
     /// When to dial.
     pub role: ConnectorRole,
     /// The role's name as the file spells it, for log lines.
@@ -190,6 +223,8 @@ pub struct RouterSettings {
     pub policy: policy::PolicySettings,
     /// Condition names towards devices.
     pub error_conditions: ErrorConditions,
+    /// `allowResumableLinkRoute`: whether a routed terminus may outlive the device's connection.
+    pub allow_resumable_link_route: bool,
     /// How long an attach waits for its connector before it is refused.
     pub attach_timeout: Duration,
     /// How long an on-demand connection without any device stays open.

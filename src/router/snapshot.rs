@@ -1,6 +1,7 @@
 //! What a router holds at one moment, counted: for inspection, and for tests that nothing leaks.
 
 use super::Router;
+use super::connector::State;
 
 /// Counts of what exists, and bytes of what waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,7 +31,68 @@ impl Snapshot {
     }
 }
 
+/// What a connector is doing (qdrouterd: `connectionStatus`). It says `Success` only when opens are exchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectorStatus {
+    /// Not dialed, because nobody needs it.
+    Initializing,
+    /// Being dialed, or exchanging SASL and open.
+    Connecting,
+    /// Open.
+    Success,
+    /// Failed or lost, and waiting to be dialed again.
+    Failed,
+    /// Being closed by us.
+    Closing,
+}
+
+impl ConnectorStatus {
+    /// qdrouterd's word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ConnectorStatus::Initializing => "INITIALIZING",
+            ConnectorStatus::Connecting => "CONNECTING",
+            ConnectorStatus::Success => "SUCCESS",
+            ConnectorStatus::Failed => "FAILED",
+            ConnectorStatus::Closing => "CLOSING",
+        }
+    }
+}
+
+/// One connector at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectorReport {
+    /// Its name.
+    pub name: String,
+    /// What it is doing.
+    pub status: ConnectorStatus,
+    /// The last thing that happened to it, without secrets; empty when nothing has (qdrouterd: `connectionMsg`).
+    pub message: String,
+    /// `HOST:PORT` of the hosts, that which is connected or dialed next first (qdrouterd: `failoverUrls`).
+    pub hosts: Vec<String>,
+}
+
 impl Router {
+    /// What each connector is doing, oldest first; brokers that connected to us are not among them.
+    pub fn connectors(&self) -> impl Iterator<Item = ConnectorReport> {
+        let ours = self
+            .connectors
+            .values()
+            .filter(|connector| !connector.is_accepted());
+        ours.map(|connector| ConnectorReport {
+            name: connector.settings.name.clone(),
+            status: match connector.state {
+                State::Idle => ConnectorStatus::Initializing,
+                State::Dialing | State::Opening(_) => ConnectorStatus::Connecting,
+                State::Open(_) => ConnectorStatus::Success,
+                State::Backoff { .. } => ConnectorStatus::Failed,
+                State::Closing(_) => ConnectorStatus::Closing,
+            },
+            message: connector.message.clone(),
+            hosts: connector.hosts.iter().map(ToString::to_string).collect(),
+        })
+    }
+
     /// Counts what there is; takes a walk over all connections.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {

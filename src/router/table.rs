@@ -1,4 +1,4 @@
-//! The link routes: an immutable table, asked once per attach.
+//! The link routes: a table that is asked once per attach.
 
 use super::pattern::PatternTree;
 use super::settings::{Destination, Direction, Matcher, RouteSettings};
@@ -10,6 +10,8 @@ pub(super) struct LinkRouteTable {
     /// Indices of the routes with one pattern, in file order.
     incoming: PatternTree<Vec<usize>>,
     outgoing: PatternTree<Vec<usize>>,
+    /// How many links have been given to the routes of a pattern, at the index of the first of them.
+    turns: Vec<usize>,
 }
 
 impl LinkRouteTable {
@@ -26,12 +28,17 @@ impl LinkRouteTable {
             };
             entry.push(index);
         }
+        table.turns = vec![0; routes.len()];
         table.routes = routes;
         table
     }
 
-    /// The routes whose pattern is the best match; several if the file has equal ones.
-    pub(super) fn find(&self, direction: Direction, address: &str) -> impl Iterator<Item = &RouteSettings> {
+    /// The routes whose pattern is the best match, by their index; several if the file has equal ones.
+    pub(super) fn find(
+        &self,
+        direction: Direction,
+        address: &str,
+    ) -> impl Iterator<Item = (usize, &RouteSettings)> {
         let tree = match direction {
             Direction::In => &self.incoming,
             Direction::Out => &self.outgoing,
@@ -39,7 +46,19 @@ impl LinkRouteTable {
         tree.find(address)
             .into_iter()
             .flatten()
-            .filter_map(|&index| self.routes.get(index))
+            .filter_map(|&index| Some((index, self.routes.get(index)?)))
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<&RouteSettings> {
+        self.routes.get(index)
+    }
+
+    /// The turn of the next link of a pattern, named by its first route; each pattern counts its own.
+    pub(super) fn next_turn(&mut self, first: usize) -> usize {
+        let Some(turn) = self.turns.get_mut(first) else {
+            return 0;
+        };
+        std::mem::replace(turn, turn.wrapping_add(1))
     }
 
     /// The routes that a connection of this name, to a container of this id, serves.

@@ -13,6 +13,8 @@ use super::settings::ConnectorId;
 pub(super) enum Owner {
     Connection(ConnectionKey),
     Connector(ConnectorId),
+    /// The oldest detach that waits for its answer.
+    Detaches,
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -187,6 +187,7 @@ impl Router {
         let mut bodies = std::mem::take(&mut lane.bodies);
         let mut for_outbox = false;
         let mut moved = 0;
+        let mut steps = 0u64;
         let freed = self.freed_links;
         while let Some(entry) = entries.front_mut() {
             let body = bodies.as_slice().get(..entry.length).unwrap_or_default();
@@ -199,6 +200,7 @@ impl Router {
                             offset,
                             for_outbox: full,
                         } => {
+                            steps += u64::from(offset != entry.offset);
                             entry.offset = offset;
                             for_outbox = full;
                             break;
@@ -220,6 +222,7 @@ impl Router {
                 _ => {}
             }
             moved += entry.length;
+            steps += 1;
             bodies.consume(entry.length);
             entries.pop_front();
         }
@@ -247,6 +250,7 @@ impl Router {
             let lane = pair.lane_mut(way);
             lane.entries = entries;
             lane.bodies = bodies;
+            lane.moved = lane.moved.wrapping_add(steps);
         } else {
             moved += bodies.len();
         }

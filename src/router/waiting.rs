@@ -12,6 +12,17 @@ use crate::amqp::condition::{self, AmqpError};
 use crate::amqp::performative::{Attach, Performative, Role};
 use crate::endpoint::limits;
 
+/// Where an attach that waits may go instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum To {
+    /// An open connection: its time is over, or the one that it waits for has failed before.
+    Open,
+    /// An open one, or one that can be dialed at once: the one that it waits for has failed.
+    Up,
+    /// Any that may serve it: the one that it waits for does not.
+    Any,
+}
+
 impl Router {
     /// Keeps an attach until its connector is open.
     pub(super) fn wait(&mut self, number: u32, id: ConnectorId, attach: &[u8], now: Instant) {
@@ -74,8 +85,9 @@ impl Router {
             };
             if self.is_served_by(device, &attach, id) {
                 self.start_link(number, &attach);
-            } else if !self.move_link(number, device, &attach, now) {
-                let error = self.unreachable_error("The connection leads to another container");
+            } else if !self.move_link(number, device, &attach, To::Any, now) {
+                let error =
+                    self.unreachable_error("The connection that was waited for does not serve this address");
                 self.refuse_waiting(number, Some(&error));
             }
         }
@@ -83,18 +95,23 @@ impl Router {
 
     /// A connector is not coming soon: what waits for it goes to another one that is up.
     pub(super) fn move_waiting_from(&mut self, id: ConnectorId, now: Instant) {
-        let Some(connector) = self.connectors.get(&id) else {
+        let Some(connector) = self.connectors.get_mut(&id) else {
             return;
         };
-        for number in connector.waiting.iter().copied().collect::<Vec<_>>() {
-            self.move_waiting(number, now);
+        for number in std::mem::take(&mut connector.waiting) {
+            if !self.move_waiting(number, To::Up, now)
+                && let Some(connector) = self.connectors.get_mut(&id)
+            {
+                connector.waiting.push_back(number);
+            }
         }
     }
 
-    /// A connection is open: what waits for others, and could have this one, does.
+    /// A connection is open: what waits for one that has failed, and could have this one, does.
     pub(super) fn move_waiting_to(&mut self, id: ConnectorId, now: Instant) {
         let elsewhere = self.connectors.iter().filter(|&(&other, _)| other != id);
         let waiting: Vec<u32> = elsewhere
+            .filter(|(_, connector)| connector.is_failing())
             .flat_map(|(_, connector)| connector.waiting.iter().copied())
             .collect();
         for number in waiting {
@@ -102,17 +119,17 @@ impl Router {
                 && let Ok(Performative::Attach(attach)) = Performative::parse(&body)
                 && self.is_served_by(device, &attach, id)
             {
-                self.move_link(number, device, &attach, now);
+                self.move_link(number, device, &attach, To::Open, now);
             }
         }
     }
 
-    fn move_waiting(&mut self, number: u32, now: Instant) -> bool {
+    pub(super) fn move_waiting(&mut self, number: u32, to: To, now: Instant) -> bool {
         let Some((device, body)) = self.waiting_attach(number) else {
             return false;
         };
         match Performative::parse(&body) {
-            Ok(Performative::Attach(attach)) => self.move_link(number, device, &attach, now),
+            Ok(Performative::Attach(attach)) => self.move_link(number, device, &attach, to, now),
             Ok(_) | Err(_) => false,
         }
     }
@@ -124,9 +141,16 @@ impl Router {
         Some((device, waiting.attach.clone()))
     }
 
-    /// Moves a link that was never attached to another connector, if one is open, or can be dialed in the time that is
-    /// left. A device that has sent before it was allowed to has its frames in the lane, and stays.
-    fn move_link(&mut self, number: u32, device: ConnectionKey, attach: &Attach<'_>, now: Instant) -> bool {
+    /// Moves a link that was never attached to another connector. A device that has sent before it was allowed to has
+    /// its frames in the lane, and stays.
+    fn move_link(
+        &mut self,
+        number: u32,
+        device: ConnectionKey,
+        attach: &Attach<'_>,
+        to: To,
+        now: Instant,
+    ) -> bool {
         let Some((session, from, deadline)) = self.movable(number) else {
             return false;
         };
@@ -135,8 +159,15 @@ impl Router {
         };
         let id = decision.connector;
         let is_open = self.usable_connection(id).is_some();
-        let is_idle = self.connectors.get(&id).is_some_and(|c| c.state == State::Idle);
-        if id == from || !(is_open || is_idle && deadline > now) {
+        let Some(connector) = self.connectors.get(&id).filter(|_| id != from) else {
+            return false;
+        };
+        let suits = match to {
+            To::Open => is_open,
+            To::Up => is_open || connector.state == State::Idle,
+            To::Any => true,
+        };
+        if !suits || connector.waiting.len() >= limits::WAITING_ATTACHES {
             return false;
         }
         let Some(pair) = self.session_pair(session, id) else {
@@ -177,7 +208,7 @@ impl Router {
         {
             session.owners.retain(|&other| other != pair);
         }
-        self.session_pairs.try_remove(index(pair));
+        self.free_session_pair(pair);
     }
 
     /// The device's session, the connector and the deadline of a link that waits and has sent nothing.
@@ -209,7 +240,7 @@ impl Router {
                     continue;
                 }
             }
-            if self.move_waiting(number, now) {
+            if self.move_waiting(number, To::Open, now) {
                 continue;
             }
             let Some(connector) = self.connectors.get(&id) else {
@@ -218,7 +249,8 @@ impl Router {
             let waited = self.settings.attach_timeout.as_secs();
             let what = format!(
                 "No connection to {} ({}) within {waited} s",
-                connector.settings.name, connector.settings.address
+                connector.settings.name,
+                connector.hosts.current()
             );
             let error = self.unreachable_error(&what);
             self.refuse_waiting(number, Some(&error));

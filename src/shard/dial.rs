@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::AddressFamily;
 use super::socket;
 use super::tls::{self, TlsError, TlsSettings, TlsStream};
-use crate::router::TransportInfo;
+use crate::router::{DialTarget, TransportInfo};
 
 /// Most addresses of one name that are tried, and named in an error.
 const ADDRESSES_TRIED: usize = 8;
@@ -25,7 +25,7 @@ const ADDRESSES_TRIED: usize = 8;
 const TLS_RECORD: usize = 16 * 1024;
 
 /// Where a connector connects to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DialSettings {
     /// Host name or address; an IPv6 address may be in brackets.
     pub host: String,
@@ -35,6 +35,27 @@ pub struct DialSettings {
     pub family: AddressFamily,
     /// How to encrypt, if at all.
     pub tls: Option<Arc<TlsSettings>>,
+}
+
+impl DialSettings {
+    /// The same way to the host that is dialed now, with TLS for the name that it is known by.
+    pub(super) fn towards(&self, target: &DialTarget) -> DialSettings {
+        let tls = self.tls.as_ref().map(|tls| {
+            let mut tls = Arc::clone(tls);
+            if tls.server_name != target.server_name {
+                Arc::make_mut(&mut tls)
+                    .server_name
+                    .clone_from(&target.server_name);
+            }
+            tls
+        });
+        DialSettings {
+            host: target.host.host.clone(),
+            port: target.host.port,
+            family: self.family,
+            tls,
+        }
+    }
 }
 
 /// A connection to an upstream peer.

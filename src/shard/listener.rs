@@ -14,9 +14,10 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::AddressFamily;
+use super::admission;
 use super::dial::bare_host;
-use super::driver::Driver;
 use super::socket;
+use super::tls::ServerTlsSettings;
 use super::turn::Turn;
 use crate::router::TransportInfo;
 use crate::router::settings::ListenerId;
@@ -29,7 +30,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Where a listener listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ListenSettings {
     /// Host name or address; empty: all interfaces, IPv4 and IPv6.
     pub host: String,
@@ -37,6 +38,15 @@ pub struct ListenSettings {
     pub port: u16,
     /// Which addresses of the host.
     pub family: AddressFamily,
+    /// How to encrypt; `None`: clear text only.
+    pub tls: Option<ServerTlsSettings>,
+}
+
+impl ListenSettings {
+    /// Whether both mean the same sockets.
+    pub fn is_same_socket(&self, other: &ListenSettings) -> bool {
+        (&self.host, self.port, self.family) == (&other.host, other.port, other.family)
+    }
 }
 
 /// Opens the sockets of one listener: at least one, more if its name has several addresses. They share one port.
@@ -130,7 +140,7 @@ pub(super) async fn accept(listener: TcpListener, id: ListenerId, turn: Rc<Turn>
                 };
                 let accepted = turn.enter(|core, now| core.router.accepted(id, info, now));
                 if let Some(key) = accepted {
-                    tokio::task::spawn_local(Driver::new(stream, key, Rc::clone(&turn)));
+                    admission::admit(stream, key, turn.listener_tls(id), Rc::clone(&turn));
                 }
             }
             Err(error) if concerns_one_connection(&error) => {
@@ -198,6 +208,7 @@ mod tests {
             host: host.to_owned(),
             port: 0,
             family,
+            tls: None,
         }
     }
 

@@ -9,11 +9,15 @@
 //!
 //! No decision about the protocol is taken here: bytes go in and out, and what becomes of a connection is the
 //! router's answer. The rooms: `turn` (what the tasks share, the timer, wake-ups), `driver` (one connection),
-//! `listener` (accepting), `dial` and `tls` (reaching an upstream peer).
+//! `listener` and `admission` (accepting), `login` and `passwords` (who may log in), `dial` (reaching an upstream
+//! peer), `tls`.
 
+mod admission;
 pub mod dial;
 mod driver;
 mod listener;
+mod login;
+pub mod passwords;
 mod socket;
 pub mod tls;
 mod turn;
@@ -22,18 +26,21 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-use tracing::warn;
+use tracing::{error, info, warn};
 
 use crate::router::Router;
-use crate::router::settings::{ListenerId, RouterSettings};
+use crate::router::settings::{ListenerId, ListenerSettings, RouterSettings};
 use dial::DialSettings;
 pub use listener::ListenSettings;
+use passwords::Passwords;
+use tls::{ServerTls, TlsError};
 use turn::Turn;
 
 /// How long connections may take to close once the shard is told to stop.
@@ -78,15 +85,52 @@ pub struct ShardSettings {
     pub router: RouterSettings,
     /// The sockets of `router.listeners`, in the same order.
     pub listeners: Vec<ListenSettings>,
+    /// Who may log in with a password.
+    pub passwords: Arc<Passwords>,
     /// The ways to the peers of `router.connectors`, in the same order.
     pub connectors: Vec<DialSettings>,
 }
 
 /// What a running shard can be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Command {
+    /// Go on with these settings ([`Router::reconfigure`]). Their listeners are those that are open, in the same order;
+    /// settings for which that is not so are refused with a line in the log.
+    Reload(Box<ShardSettings>),
     /// Close everything properly and return. So does the end of all senders.
     Shutdown,
+}
+
+impl ShardSettings {
+    /// Whether the lists go together.
+    fn check(&self) -> Result<(), ShardError> {
+        let listeners = self.router.listeners.len().abs_diff(self.listeners.len());
+        let connectors = self.router.connectors.len().abs_diff(self.connectors.len());
+        if listeners + connectors > 0 {
+            return Err(ShardError::Mismatch {
+                listeners,
+                connectors,
+            });
+        }
+        Ok(())
+    }
+
+    /// Reads what the listeners encrypt with.
+    fn server_tls(&self) -> Result<Vec<Option<ServerTls>>, ShardError> {
+        let listeners = self.router.listeners.iter().zip(&self.listeners);
+        let load = |(listener, listen): (&ListenerSettings, &ListenSettings)| {
+            let tls = listen.tls.as_ref().map(|tls| {
+                ServerTls::load(tls).map_err(|source| ShardError::Tls {
+                    address: listener.address.clone(),
+                    name: listener.name.clone(),
+                    profile: tls.profile.clone(),
+                    source: Box::new(source),
+                })
+            });
+            tls.transpose()
+        };
+        listeners.map(load).collect()
+    }
 }
 
 /// Why a shard cannot start.
@@ -101,6 +145,18 @@ pub enum ShardError {
         name: String,
         /// The system's reason.
         source: io::Error,
+    },
+    /// A listener's certificate cannot be used.
+    #[error("cannot encrypt on {address} ({name}), sslProfile {profile}: {source}")]
+    Tls {
+        /// `HOST:PORT` as configured.
+        address: String,
+        /// The listener's name.
+        name: String,
+        /// The profile's name.
+        profile: String,
+        /// What is wrong.
+        source: Box<TlsError>,
     },
     /// The settings for the router and for the sockets do not go together.
     #[error(
@@ -119,6 +175,8 @@ pub enum ShardError {
 pub struct Shard {
     settings: ShardSettings,
     bound: Vec<Bound>,
+    /// By listener.
+    tls: Vec<Option<ServerTls>>,
 }
 
 /// One open socket of a listener.
@@ -134,19 +192,14 @@ impl Shard {
     ///
     /// # Errors
     ///
-    /// [`ShardError::Listen`] for the first one that cannot be opened, [`ShardError::Mismatch`] if the lists of
+    /// [`ShardError::Listen`] for the first one that cannot be opened, [`ShardError::Tls`] for the first whose
+    /// certificate cannot be used, [`ShardError::Mismatch`] if the lists of
     /// `settings` differ in length.
     pub fn bind(settings: ShardSettings) -> Result<Shard, ShardError> {
+        settings.check()?;
         let router = &settings.router;
-        let listeners = router.listeners.len().abs_diff(settings.listeners.len());
-        let connectors = router.connectors.len().abs_diff(settings.connectors.len());
-        if listeners + connectors > 0 {
-            return Err(ShardError::Mismatch {
-                listeners,
-                connectors,
-            });
-        }
         let mut bound = Vec::new();
+        let tls = settings.server_tls()?;
         for (index, (listener, listen)) in router.listeners.iter().zip(&settings.listeners).enumerate() {
             let failed = |source| ShardError::Listen {
                 address: listener.address.clone(),
@@ -162,7 +215,7 @@ impl Shard {
                 });
             }
         }
-        Ok(Shard { settings, bound })
+        Ok(Shard { settings, bound, tls })
     }
 
     /// The open addresses, with the real port of a listener that asked for port 0. A listener whose name has several
@@ -180,7 +233,7 @@ impl Shard {
     ///
     /// [`ShardError::Listen`] if the runtime cannot take over a socket.
     pub async fn run(self, mut commands: mpsc::Receiver<Command>) -> Result<(), ShardError> {
-        let Shard { settings, bound } = self;
+        let Shard { settings, bound, tls } = self;
         let mut listeners = Vec::new();
         for Bound {
             listener,
@@ -195,14 +248,17 @@ impl Shard {
             })?;
             listeners.push((listener, socket));
         }
+        let open = settings.listeners.len();
         let turn = Rc::new(Turn::new(
             Router::new(settings.router, turn::now()),
             settings.connectors,
+            settings.passwords,
+            tls,
         ));
         let mut tasks = Tasks::spawn(&turn, listeners);
 
-        match commands.recv().await {
-            Some(Command::Shutdown) | None => {}
+        while let Some(Command::Reload(settings)) = commands.recv().await {
+            reload(&turn, open, *settings);
         }
         tasks.stop_accepting().await;
         turn.stop_dialing();
@@ -220,6 +276,33 @@ impl Shard {
         turn.stop();
         Ok(())
     }
+}
+
+fn reload(turn: &Rc<Turn>, open: usize, settings: ShardSettings) {
+    let tls = match settings.check().and_then(|()| settings.server_tls()) {
+        Ok(tls) if tls.len() == open => tls,
+        Ok(_) => {
+            let fault = "listeners cannot come or go while they are open";
+            error!(target: "SERVER", "Configuration not taken over: {fault}");
+            return;
+        }
+        Err(fault) => {
+            error!(target: "SERVER", "Configuration not taken over: {fault}");
+            return;
+        }
+    };
+    turn.renew_security(Arc::clone(&settings.passwords), tls);
+    let reloaded = turn.reconfigure(settings);
+    info!(
+        target: "SERVER",
+        severity = "notice",
+        "Configuration reloaded: {} routes; connectors: {} unchanged, {} changed, {} added, {} removed",
+        reloaded.routes,
+        reloaded.unchanged,
+        reloaded.changed,
+        reloaded.added,
+        reloaded.removed
+    );
 }
 
 /// The tasks that live as long as the shard; they end with this value.

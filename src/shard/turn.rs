@@ -7,16 +7,21 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use super::ShardSettings;
 use super::dial::{self, DialSettings, Transport};
 use super::driver::Driver;
-use crate::router::settings::ConnectorId;
-use crate::router::{Action, ConnectionKey, Router};
+use super::login::{self, Intake, Logins};
+use super::passwords::Passwords;
+use super::tls::ServerTls;
+use crate::router::settings::{ConnectorId, ListenerId};
+use crate::router::{Action, ConnectionKey, Login, Reloaded, Router};
 
 /// Size of the buffer that every connection reads into.
 const READ_BUFFER: usize = 64 * 1024;
@@ -41,6 +46,9 @@ pub(super) struct Core {
 pub(super) struct Turn {
     core: RefCell<Core>,
     connectors: RefCell<BTreeMap<ConnectorId, DialSettings>>,
+    logins: Logins,
+    /// How each listener encrypts.
+    listeners: RefCell<Vec<Option<Rc<ServerTls>>>>,
     /// The last dial of each connector.
     dials: RefCell<BTreeMap<ConnectorId, AbortHandle>>,
     /// What the timer task waits for.
@@ -54,7 +62,12 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    pub(super) fn new(router: Router, connectors: Vec<DialSettings>) -> Self {
+    pub(super) fn new(
+        router: Router,
+        connectors: Vec<DialSettings>,
+        passwords: Arc<Passwords>,
+        listeners: Vec<Option<ServerTls>>,
+    ) -> Self {
         let connectors = (0..).map(ConnectorId).zip(connectors).collect();
         Turn {
             core: RefCell::new(Core {
@@ -63,6 +76,8 @@ impl Turn {
                 wakers: WakerTable::default(),
             }),
             connectors: RefCell::new(connectors),
+            logins: Logins::new(passwords),
+            listeners: RefCell::new(listeners.into_iter().map(|tls| tls.map(Rc::new)).collect()),
             dials: RefCell::default(),
             armed: Cell::new(None),
             rearmed: Notify::new(),
@@ -97,6 +112,7 @@ impl Turn {
                 Action::Wake(key) if Some(key) == own => {}
                 Action::Wake(key) => core.wakers.wake(key),
                 Action::Dial(connector) => self.start_dial(connector),
+                Action::Authenticate(key, login) => self.start_login(core, key, login),
             }
         }
         // A deadline that moved away is found out when the timer fires; only a nearer one is worth a wake-up.
@@ -108,9 +124,58 @@ impl Turn {
         }
     }
 
+    /// Takes over other settings, which [`ShardSettings::check`] has passed; sockets and connections that are the same
+    /// in them stay.
+    pub(super) fn reconfigure(self: &Rc<Self>, settings: ShardSettings) -> Reloaded {
+        self.enter(|core, now| {
+            let mut connectors = self.connectors.borrow_mut();
+            let is_same_way = |id, position: usize| connectors.get(&id) == settings.connectors.get(position);
+            let reloaded = core.router.reconfigure(settings.router, is_same_way, now);
+            let ids = reloaded.connectors.iter().copied();
+            *connectors = ids.zip(settings.connectors).collect();
+            self.dials.borrow_mut().retain(|id, dial| {
+                let is_wanted = connectors.contains_key(id);
+                if !is_wanted {
+                    dial.abort();
+                }
+                is_wanted
+            });
+            reloaded
+        })
+    }
+
     fn start_dial(self: &Rc<Self>, connector: ConnectorId) {
         let task = tokio::task::spawn_local(dial(Rc::clone(self), connector));
         self.dials.borrow_mut().insert(connector, task.abort_handle());
+    }
+
+    fn start_login(self: &Rc<Self>, core: &mut Core, key: ConnectionKey, login: Box<Login>) {
+        match self.logins.take(core, key, login) {
+            Intake::Judged(verdict) => {
+                core.router.authenticated(key, verdict, now());
+                // Its own task may be the one whose turn this is, and have looked already.
+                core.wakers.wake(key);
+            }
+            Intake::Waiting => {}
+            Intake::NeedsWorker => {
+                tokio::task::spawn_local(login::work(Rc::clone(self)));
+            }
+        }
+    }
+
+    pub(super) const fn logins(&self) -> &Logins {
+        &self.logins
+    }
+
+    /// From now on these users may log in, and listeners show these certificates; connections that exist stay as they are.
+    pub(super) fn renew_security(&self, passwords: Arc<Passwords>, listeners: Vec<Option<ServerTls>>) {
+        self.logins.replace(passwords);
+        *self.listeners.borrow_mut() = listeners.into_iter().map(|tls| tls.map(Rc::new)).collect();
+    }
+
+    /// How a listener encrypts connections that it accepts now.
+    pub(super) fn listener_tls(&self, listener: ListenerId) -> Option<Rc<ServerTls>> {
+        self.listeners.borrow().get(listener.0).cloned().flatten()
     }
 
     /// Calls the router when its time has come; for ever.
@@ -161,21 +226,21 @@ impl Turn {
 }
 
 async fn dial(turn: Rc<Turn>, connector: ConnectorId) {
-    let limit = turn.core.borrow().router.dial_timeout(connector);
+    let Some(target) = turn.core.borrow().router.dial_target(connector) else {
+        return;
+    };
     let settings = turn.connectors.borrow().get(&connector).cloned();
     let outcome = match settings {
-        Some(settings) => Some(Box::pin(dial::connect(&settings, limit)).await),
-        // Excluded by `Shard::bind`, which has compared the settings; the router must have its answer all the same.
-        None => None,
+        Some(settings) => Box::pin(dial::connect(&settings.towards(&target), target.limit))
+            .await
+            .map_err(|error| error.to_string()),
+        // Excluded by the comparison of the settings; the router must have its answer all the same.
+        None => Err("unknown connector".to_owned()),
     };
     let (transport, info) = match outcome {
-        Some(Ok(connected)) => connected,
-        Some(Err(error)) => {
-            let reason = error.to_string();
+        Ok(connected) => connected,
+        Err(reason) => {
             return turn.enter(|core, now| core.router.dial_failed(connector, &reason, now));
-        }
-        None => {
-            return turn.enter(|core, now| core.router.dial_failed(connector, "unknown connector", now));
         }
     };
     let Some(key) = turn.enter(|core, now| core.router.dialed(connector, info, now)) else {

@@ -7,7 +7,9 @@ use linkrouterd::config::entity::{
     Attribute, Entity, Handling, Kind, Support, common_attributes, entities, group,
 };
 use linkrouterd::config::refusal::{REFUSALS, When};
-use linkrouterd::config::{self, Config, ConnectorRole, Destination, Direction, Matcher, Report};
+use linkrouterd::config::{
+    self, Config, ConnectorRole, Destination, Direction, ListenerRole, Matcher, Report,
+};
 
 use crate::shown;
 
@@ -52,6 +54,16 @@ fn the_default_file_is_flawless_and_lets_only_this_machine_in() {
         ("127.0.0.1", 5672)
     );
     assert!(config.connectors.is_empty() && config.link_routes.is_empty());
+}
+
+#[test]
+fn the_file_for_brokers_is_flawless() {
+    let report = load("conf/linkrouterd-brokers.conf", &[]);
+    assert_eq!(shown(&report), "");
+    let config = report.config.expect("no error");
+    let roles: Vec<_> = config.listeners.iter().map(|listener| listener.role).collect();
+    assert_eq!(roles, [ListenerRole::Normal, ListenerRole::RouteContainer]);
+    assert_eq!((config.connectors.len(), config.link_routes.len()), (0, 3));
 }
 
 #[test]
@@ -203,7 +215,6 @@ fn row(entity: &str, attribute: &Attribute) -> String {
         .map(|refusal| match refusal.when {
             When::Set => "refused".to_owned(),
             When::Is(values) => format!("refused: {}", code(values.iter().copied())),
-            When::Beyond(known) => format!("refused: others than {}", code(known.iter().copied())),
         })
         .collect();
     let support = match attribute.support {

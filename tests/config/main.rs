@@ -3,10 +3,12 @@
 mod compatibility;
 mod documents;
 mod entities;
+mod failover;
 mod grammar;
 mod policy;
 mod properties;
 mod secrets;
+mod security;
 
 use linkrouterd::config::{self, Config, Report};
 

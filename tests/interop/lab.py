@@ -154,6 +154,14 @@ class Authority:
             "x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", ca_key, "-CAcreateserial",
             "-days", "2", "-extfile", extensions, "-out", self.cert,
         )  # fmt: skip
+        self.device_cert = Path(directory) / "device.pem"
+        self.device_key = Path(directory) / "device-key.pem"
+        extensions.write_text("extendedKeyUsage=clientAuth\n")
+        self.openssl("req", *ec, "-keyout", self.device_key, "-out", request, "-subj", "/CN=interop-device")
+        self.openssl(
+            "x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", ca_key, "-CAcreateserial",
+            "-days", "2", "-extfile", extensions, "-out", self.device_cert,
+        )  # fmt: skip
 
     @staticmethod
     def openssl(*arguments):
@@ -164,7 +172,12 @@ class Authority:
     def files(self):
         return {"cert": str(self.cert), "key": str(self.key)}
 
+    def device_files(self):
+        return {"cert": str(self.device_cert), "key": str(self.device_key), "ca": str(self.ca)}
 
+
+DEVICE_USER = "interop-user"
+DEVICE_PASSWORD = "in confidence"
 CONFIGURATION = """\
 container {{
     workerThreads: 4
@@ -174,12 +187,24 @@ container {{
 router {{
     mode: standalone
     routerId: Router.A
+    saslPasswordFile: {users}
 }}
 
 listener {{
     addr: 127.0.0.1
     port: 0
     authenticatePeer: no
+    sasl-mechanisms: ANONYMOUS PLAIN EXTERNAL
+    ssl-profile: devices
+}}
+
+# Devices that speak TLS show a certificate; those in clear text come in by the same port.
+ssl-profile {{
+    name: devices
+    cert-file: {cert}
+    key-file: {key}
+    cert-db: {ca}
+    uidFormat: n
 }}
 
 ssl-profile {{
@@ -246,12 +271,23 @@ class Daemon:
 
     LISTENING = re.compile(r"SERVER \(notice\) Listening on 127\.0\.0\.1:(\d+)")
 
-    def __init__(self, binary, directory, ca, hub_port, sasl="sasl-mechanisms: ANONYMOUS", trace=False):
+    def __init__(self, binary, directory, authority, hub_port, sasl="sasl-mechanisms: ANONYMOUS", trace=False):
         self.configuration = Path(directory) / f"router-{hub_port}.conf"
-        text = CONFIGURATION.format(ca=ca, hub_port=hub_port, sasl=sasl)
+        users = Path(directory) / f"users-{hub_port}"
+        line = subprocess.run(
+            [str(binary), "--hash-password", DEVICE_USER],
+            input=DEVICE_PASSWORD, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        users.write_text(line.stdout)
+        text = CONFIGURATION.format(
+            ca=authority.ca, hub_port=hub_port, sasl=sasl, users=users, **authority.files()
+        )
         if trace:
             text += "\nlog {\n    module: DEFAULT\n    enable: trace+\n}\n"
         self.configuration.write_text(text)
+        self.start(binary)
+
+    def start(self, binary):
         self.log = []
         self.changed = threading.Condition()
         self.at_end = False
@@ -264,7 +300,7 @@ class Daemon:
             errors="replace",
         )
         threading.Thread(target=self.read, daemon=True).start()
-        self.port = self.listening_port()
+        self.port = self.listening_ports(1)[0]
 
     def read(self):
         for line in self.process.stderr:
@@ -275,14 +311,16 @@ class Daemon:
             self.at_end = True
             self.changed.notify_all()
 
-    def listening_port(self):
-        def port():
-            return next((int(m[1]) for line in self.log if (m := self.LISTENING.search(line))), None)
+    def listening_ports(self, count):
+        """The ports of the first listeners of the file."""
+
+        def ports():
+            return [int(m[1]) for line in self.log if (m := self.LISTENING.search(line))]
 
         with self.changed:
-            self.changed.wait_for(lambda: port() is not None or self.at_end, EVENT_TIMEOUT)
-            found = port()
-        if found is None:
+            self.changed.wait_for(lambda: len(ports()) >= count or self.at_end, EVENT_TIMEOUT)
+            found = ports()
+        if len(found) < count:
             log = "\n".join(self.log[-LOG_TAIL:])
             self.process.kill()
             self.process.wait()
@@ -292,6 +330,19 @@ class Daemon:
     def tail(self):
         with self.changed:
             return list(self.log[-LOG_TAIL:])
+
+    def expect_line(self, *parts):
+        def found():
+            return any(all(part in line for part in parts) for line in self.log)
+
+        with self.changed:
+            if not self.changed.wait_for(found, EVENT_TIMEOUT):
+                raise Failed(f"no line in the log has {parts}")
+
+    def expect_no_line(self, text):
+        with self.changed:
+            if any(text in line for line in self.log):
+                raise Failed("a line in the log has what must not be there")
 
     def resident_kib(self):
         status = Path(f"/proc/{self.process.pid}/status").read_text()

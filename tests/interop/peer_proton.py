@@ -133,13 +133,20 @@ class Peer(Handler):
             raise ValueError("Debian's Proton has no Cyrus SASL and cannot check a password")
         self.acceptor = self.container.listen(f"127.0.0.1:{port}", ssl_domain=domain)
 
-    def do_connect(self, conn, port, container, max_frame_size=None, sasl=True, user=None, password=None):
+    def do_connect(self, conn, port, container, max_frame_size=None, sasl=True, user=None, password=None, tls=None, external=False):
         self.container.container_id = container
+        domain = None
+        if tls:
+            domain = SSLDomain(SSLDomain.MODE_CLIENT)
+            domain.set_credentials(tls["cert"], tls["key"], None)
+            domain.set_trusted_ca_db(tls["ca"])
+            domain.set_peer_authentication(SSLDomain.VERIFY_PEER)
         connection = self.container.connect(
-            f"amqp://127.0.0.1:{port}",
+            f"{'amqps' if tls else 'amqp'}://127.0.0.1:{port}",
             reconnect=False,
+            ssl_domain=domain,
             sasl_enabled=sasl,
-            allowed_mechs="PLAIN" if user else "ANONYMOUS",
+            allowed_mechs="EXTERNAL" if external else "PLAIN" if user else "ANONYMOUS",
             user=user,
             password=password,
             max_frame_size=max_frame_size,
@@ -235,8 +242,9 @@ class Peer(Handler):
             "outcome_before_settlement": state.outcome_before_settlement,
         }
 
-    def do_detach(self, link):
-        self.links[link].link.close()
+    def do_detach(self, link, closed=True):
+        link = self.links[link].link
+        link.close() if closed else link.detach()
 
     def do_close(self, conn):
         self.connections[conn].close()
@@ -337,7 +345,7 @@ class Peer(Handler):
         state.closed = True
         self.say(event="link_closed", link=state.key, closed=closed, **condition_fields(event.link.remote_condition))
         if not event.link.state & Endpoint.LOCAL_CLOSED:
-            event.link.close()
+            event.link.close() if closed else event.link.detach()
 
     def on_link_flow(self, event):
         state = event.link.state_of

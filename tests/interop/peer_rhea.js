@@ -113,11 +113,22 @@ const commands = {
         return undefined;
     },
 
-    connect({ conn, port, container: name, max_frame_size: maxFrameSize, sasl = true, user, password }) {
+    connect({ conn, port, container: name, max_frame_size: maxFrameSize, sasl = true, user, password, tls, external }) {
         const options = { host: '127.0.0.1', port, container_id: name, reconnect: false };
         if (maxFrameSize) options.max_frame_size = maxFrameSize;
         if (sasl) options.username = user || 'anonymous';
         if (password) options.password = password;
+        if (tls) {
+            options.transport = 'tls';
+            options.servername = 'localhost';
+            options.cert = fs.readFileSync(tls.cert);
+            options.key = fs.readFileSync(tls.key);
+            options.ca = [fs.readFileSync(tls.ca)];
+        }
+        if (external) {
+            options.enable_sasl_external = true;
+            delete options.username;
+        }
         const connection = container.connect(options);
         connection.interop = conn;
         connections.set(conn, connection);
@@ -204,8 +215,10 @@ const commands = {
         };
     },
 
-    detach({ link }) {
-        stateOf(link).link.close();
+    detach({ link, closed = true }) {
+        const { link: detached } = stateOf(link);
+        if (closed) detached.close();
+        else detached.detach();
         return {};
     },
 
@@ -312,6 +325,8 @@ function linkClosed({ sender, receiver }) {
         closed: Boolean(detach && detach.closed),
         ...conditionFields(link.error),
     });
+    // Answered in kind; rhea by itself closes.
+    if (detach && !detach.closed && !link.is_closed()) link.detach();
 }
 
 container.on('sender_open', linkOpened);

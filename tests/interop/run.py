@@ -17,6 +17,7 @@ import time
 import traceback
 from pathlib import Path
 
+import dialing_brokers
 import raw_scenarios
 from lab import Authority, Daemon, Failed, Peer, port_for_a_hub
 from scenarios import SCENARIOS, Bench, both_ways, check
@@ -62,6 +63,7 @@ class Stand:
         self.hub_stack = hub_stack
         self.directory = directory
         self.tls = authority.files() if binary else None
+        self.device_tls = authority.device_files()
         self.plain_auth = None
         sasl = "sasl-mechanisms: ANONYMOUS"
         if plain:
@@ -72,7 +74,7 @@ class Stand:
         self.hub_port = port_for_a_hub()
         self.hub = self.new_hub()
         if binary:
-            self.daemon = Daemon(binary, directory, authority.ca, self.hub_port, sasl, trace)
+            self.daemon = Daemon(binary, directory, authority, self.hub_port, sasl, trace)
         self.number = 0
 
     def new_hub(self):
@@ -91,6 +93,7 @@ class Stand:
         self.number += 1
         port = self.daemon.port if self.daemon else self.hub_port
         bench = Bench(self.device(device_stack), self.hub, port, not self.daemon, self.new_hub, f"{device_stack}{self.number}")
+        bench.daemon, bench.device_tls = self.daemon, self.device_tls
         try:
             function(bench)
             bench.finish()
@@ -174,6 +177,7 @@ def main():
             run_stack(hub_stack, tally, directory, authority, binary, options.trace)
         if binary:
             run_plain(tally, directory, authority, binary, options.trace)
+            dialing_brokers.run(tally, directory, binary, options.trace, STACKS)
     print(f"{time.monotonic() - begun:.0f} s in all")
     print(f"{tally.passed} passed, {tally.failed} failed")
     sys.exit(0 if tally.passed and not tally.failed else 1)

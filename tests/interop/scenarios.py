@@ -7,7 +7,7 @@ connects to the hub itself, which proves the scenario and the peers before the r
 from dataclasses import dataclass
 from typing import Callable
 
-from lab import Failed, Peer
+from lab import DEVICE_PASSWORD, DEVICE_USER, Failed, Peer
 
 SCENARIOS = []
 
@@ -44,6 +44,9 @@ class Bench:
         self.direct = direct
         self.new_hub = new_hub
         self.label = label
+        # None without a router; and what a device needs for TLS with it.
+        self.daemon = None
+        self.device_tls = None
         self.connections = []
         self.hub_links = []
 
@@ -130,6 +133,28 @@ def a_device_with_frames_of_512_bytes(bench):
 @scenario()
 def a_device_without_SASL(bench):
     both_ways(bench, bench.connect(sasl=False), count=20, size=100, window=10)
+
+
+@scenario(direct=False)
+def a_device_with_a_password_over_TLS(bench):
+    conn = bench.connect(user=DEVICE_USER, password=DEVICE_PASSWORD, tls=bench.device_tls)
+    both_ways(bench, conn, count=20, size=20_000, window=10)
+    bench.daemon.expect_line("encrypted=TLSv1.3", "auth=PLAIN", f"user={DEVICE_USER}", f"container_id={conn}")
+    bench.daemon.expect_no_line(DEVICE_PASSWORD)
+
+
+@scenario(direct=False)
+def a_device_with_a_certificate_over_TLS(bench):
+    conn = bench.connect(tls=bench.device_tls, external=True)
+    both_ways(bench, conn, count=20, size=20_000, window=10)
+    bench.daemon.expect_line("encrypted=TLSv1.3", "auth=EXTERNAL", "user=interop-device", f"container_id={conn}")
+
+
+@scenario(direct=False, device_stacks=("rhea",))
+def a_device_with_a_password_in_clear_text(bench):
+    conn = bench.connect(user=DEVICE_USER, password=DEVICE_PASSWORD)
+    both_ways(bench, conn, count=20, size=100, window=10)
+    bench.daemon.expect_line("encrypted=no", "auth=PLAIN", f"user={DEVICE_USER}", f"container_id={conn}")
 
 
 @scenario()
@@ -325,21 +350,25 @@ def attach_properties_both_ways(bench):
 
 
 @scenario()
-def a_link_closed_and_attached_again(bench):
+def a_link_closed_or_only_detached_and_attached_again(bench):
     conn = bench.connect()
-    for round_number in range(3):
+    for round_number in range(4):
+        closing = round_number % 2 == 0
         stream = f"r{round_number}"
         up, hub_up = bench.link(conn, "again", "sender", f"devices/{conn}/messages/events", {})
         bench.hub.call("receive", link=hub_up, stream=stream, size=60, count=5, window=5)
         bench.device.call("send", link=up, stream=stream, count=5, size=60)
         expect_received(bench.hub, hub_up, 5)
         expect_finished(bench.device, up, {"accepted": 5})
-        bench.device.call("detach", link=up)
+        bench.device.call("detach", link=up, closed=closing)
         closed = bench.hub.wait("link_closed", link=hub_up)
         bench.hub_links.remove(hub_up)
-        check(closed["closed"] and closed["condition"] is None, f"{bench.hub} saw the detach as {closed}")
+        check(closed["closed"] == closing and closed["condition"] is None, f"{bench.hub} saw the detach as {closed}")
         answered = bench.device.wait("link_closed", link=up)
-        check(answered["closed"] and answered["condition"] is None, f"{bench.device} was answered {answered}")
+        check(
+            answered["closed"] == closing and answered["condition"] is None,
+            f"{bench.device} was answered {answered}",
+        )
 
 
 @scenario(direct=False)

@@ -4,16 +4,27 @@
 //! (`LINKROUTERD_SEED=n` replays one, `LINKROUTERD_SCHEDULES=n` changes their number).
 
 mod back_pressure;
+mod conformance_detach;
+mod conformance_disposition;
+mod conformance_recovery;
 mod hostile;
 mod peer;
 mod scenarios_attach;
+mod scenarios_balance;
+mod scenarios_brokers;
 mod scenarios_connection;
+mod scenarios_connector;
 mod scenarios_detach;
 mod scenarios_loss;
 mod scenarios_policy;
+mod scenarios_prefixes;
+mod scenarios_reload;
+mod scenarios_routes;
+mod scenarios_security;
 mod scenarios_transfer;
 mod scenarios_two_hubs;
 mod simulation;
 mod tunnel;
+mod vectors;
 mod wire;
 mod world;

@@ -1,10 +1,11 @@
 //! The vhost policy on the wire: who is admitted, what a group may attach, and how large its messages may be.
 
 use linkrouterd::amqp::value::Value;
+use linkrouterd::endpoint::limits;
 use linkrouterd::router::settings::policy::{
     Addresses, GroupSettings, PolicySettings, RemoteHost, VhostPolicy, VhostSettings,
 };
-use linkrouterd::router::settings::{ListenerRole, RouterSettings};
+use linkrouterd::router::settings::{ListenerId, ListenerRole, RouterSettings};
 
 use crate::peer::{Announces, Peer};
 use crate::tunnel::{DOWN, Tunnel, UP, tunnel_of};
@@ -59,7 +60,7 @@ fn with_group(group: GroupSettings) -> RouterSettings {
 /// A device from this address that has said open, begin, and attach.
 fn eager_device(world: &mut World, address: &str) -> PeerId {
     let id = world
-        .connect_from(address, "dev", DEVICE_AUTO, Announces::default())
+        .connect_from(address, ListenerId(0), "dev", DEVICE_AUTO, Announces::default())
         .expect("room for a device");
     let peer = world.peer(id);
     peer.open();
@@ -509,6 +510,7 @@ fn d28_a_message_too_large_in_its_first_frame_never_reaches_the_hub() {
 #[test]
 fn d28_a_message_that_grows_too_large_is_aborted_and_those_before_it_keep_their_outcomes() {
     let mut p = tunnel_of(with_message_size(40_000), 2048, 2048);
+    p.world.peer(p.hub).auto.detach = false;
     for (size, settled) in [(100, false), (200, true), (60_000, false), (300, false)] {
         p.world.peer(p.device).send(0, 0, &vec![1; size], settled);
     }
@@ -529,6 +531,8 @@ fn d28_a_message_that_grows_too_large_is_aborted_and_those_before_it_keep_their_
     p.world.run();
     let disposition = next_of(p.world.peer(p.device), wire::DISPOSITION);
     assert_eq!((disposition.uint(1), disposition.flag(3)), (Some(0), true));
+    p.world.peer(p.hub).detach(p.up.0, p.up.1, true, Value::Null);
+    p.world.run();
     // And the device may attach again.
     p.world.peer(p.device).attach(0, 2, "up", true, UP);
     p.world.run();
@@ -575,6 +579,23 @@ fn d28_a_hub_that_does_not_answer_the_detach_reaches_no_later_link_of_the_device
     p.world.run();
     p.world.peer(p.device).expect_nothing();
     assert_eq!(p.world.router.snapshot().link_pairs, 2);
+}
+
+#[test]
+fn d28_a_hub_that_never_answers_the_detach_holds_nothing() {
+    for hub_window in [2048, 1] {
+        let mut p = tunnel_of(with_message_size(40_000), 2048, hub_window);
+        p.world.peer(p.hub).auto.detach = false;
+        for size in [20_000, 60_000] {
+            p.world.peer(p.device).send(0, 0, &vec![1; size], false);
+        }
+        p.world.run();
+        expect_too_large(&mut p, 40_000);
+        p.world.advance(limits::DETACH_TIMEOUT * 4);
+        p.world.run();
+        let snapshot = p.world.router.snapshot();
+        assert_eq!((snapshot.link_pairs, snapshot.parked_bytes), (1, 0));
+    }
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Seeded random schedules: devices and hubs that do what peers may do, in any order and cut anywhere, and are lost at
-//! any moment. What must hold, whatever happens:
+//! any moment. Some never answer a detach, an attach or an end. What must hold, whatever happens:
 //!
 //! - every frame from the router is legal for its receiver ([`peer`](crate::peer) checks windows, credit, handles, and
 //!   that delivery-ids have no gap);
 //! - what a link carries is whole, in order, once; a link that lives to the end has carried all;
+//! - a detach is answered, by the router if need be;
 //! - a sender hears of a settlement only if the receiver said so, or if the link was lost on the way;
 //! - when everybody has gone, the router is empty.
 
@@ -13,6 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use linkrouterd::amqp::value::Value;
+use linkrouterd::router::settings::{Destination, Direction, ListenerId, ListenerRole, RouterSettings};
 
 use crate::peer::{Announces, Auto, Kind, Link, Peer};
 use crate::wire;
@@ -52,6 +54,7 @@ fn random_schedules_keep_every_promise() {
         "{totals:?}"
     );
     assert!(totals.complete_links > 500, "{totals:?}");
+    assert!(totals.silent > 100 && totals.resumable > 500, "{totals:?}");
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,6 +63,10 @@ struct Totals {
     settled: usize,
     losses: usize,
     complete_links: usize,
+    /// Peers that leave something unanswered.
+    silent: usize,
+    /// Links that are to outlive their connection.
+    resumable: usize,
 }
 
 impl Totals {
@@ -68,15 +75,20 @@ impl Totals {
         self.settled += other.settled;
         self.losses += other.losses;
         self.complete_links += other.complete_links;
+        self.silent += other.silent;
+        self.resumable += other.resumable;
     }
 }
 
 struct Simulation {
     world: World,
+    settings: RouterSettings,
     random: Random,
     totals: Totals,
     /// Nobody goes before the end.
     is_calm: bool,
+    /// Two connectors and the brokers of a listener serve the same addresses.
+    has_choice: bool,
     next_handle: u32,
     next_device: usize,
     next_channel: u16,
@@ -95,7 +107,11 @@ fn run(seed: u64) -> Totals {
             connector.limits.max_frame_size = 1024;
         }
     }
-    let mut world = World::new(settings);
+    let has_choice = random.one_in(2);
+    if has_choice {
+        offer_choice(&mut settings);
+    }
+    let mut world = World::new(settings.clone());
     world.keeps_logs = false;
     world.random = Random::new(seed ^ 0xabcd);
     world.chunks = *[Chunks::Random, Chunks::Random, Chunks::Whole]
@@ -103,9 +119,11 @@ fn run(seed: u64) -> Totals {
         .expect("one");
     let mut simulation = Simulation {
         world,
+        settings,
         random,
         totals: Totals::default(),
         is_calm: seed.is_multiple_of(3),
+        has_choice,
         next_handle: 0,
         next_device: 0,
         next_channel: 0,
@@ -119,6 +137,27 @@ fn run(seed: u64) -> Totals {
     simulation.check_complete();
     simulation.leave();
     simulation.totals
+}
+
+/// A second connector, and a listener for brokers, behind the addresses of the first; one of them under other names.
+fn offer_choice(settings: &mut RouterSettings) {
+    let mut second = settings.connectors.first().expect("a connector").clone();
+    second.name = "HUB2".into();
+    settings.connectors.push(second);
+    let mut brokers = settings.listeners.first().expect("a listener").clone();
+    brokers.name = "BROKERS".into();
+    brokers.role = ListenerRole::RouteContainer;
+    settings.listeners.push(brokers);
+    for (name, added) in [("HUB2", "second/"), ("BROKERS", "")] {
+        for direction in [Direction::In, Direction::Out] {
+            let mut route = settings.routes.first().expect("a route").clone();
+            route.name = format!("{name} {direction:?}");
+            route.direction = direction;
+            route.destination = Destination::Connection(name.into());
+            route.add_external_prefix = added.into();
+            settings.routes.push(route);
+        }
+    }
 }
 
 impl Simulation {
@@ -144,7 +183,11 @@ impl Simulation {
     }
 
     fn auto(&mut self, base: Auto) -> Auto {
+        let mut answers = |usually: bool| usually && !self.random.one_in(12);
         Auto {
+            attach: answers(base.attach),
+            detach: answers(base.detach),
+            end: answers(base.end),
             credit: *[1, 3, 50].get(self.random.below(3)).expect("one"),
             accept: self.random.one_in(2),
             ..base
@@ -192,11 +235,28 @@ impl Simulation {
                 self.world.set_speaks(id, speaks);
             }
             (35, _) => {
-                let by = Duration::from_millis(u64::try_from(self.random.below(3000)).expect("small"));
+                let most = if self.random.one_in(4) { 25_000 } else { 3000 };
+                let by = Duration::from_millis(u64::try_from(self.random.below(most)).expect("small"));
                 self.world.advance(by);
             }
             (36, _) if !self.world.dials.is_empty() => self.world.fail_dial(),
+            (37, _) => self.reload(),
             _ => {}
+        }
+    }
+
+    /// Another configuration, which is mostly the same one.
+    fn reload(&mut self) {
+        let connector = self.settings.connectors.first_mut().expect("a connector");
+        if !self.is_calm && self.random.one_in(4) {
+            let user = connector.sasl_username.take();
+            connector.sasl_username = user.is_none().then(|| "other".to_owned());
+            self.totals.losses += 1;
+        }
+        let before = self.world.router.snapshot();
+        let reloaded = self.world.reconfigure(self.settings.clone());
+        if reloaded.changed == 0 {
+            assert_eq!(self.world.router.snapshot(), before, "nothing changed");
         }
     }
 
@@ -205,6 +265,15 @@ impl Simulation {
         let (auto, announces) = (self.auto(DEVICE_AUTO), self.announces());
         // Some devices share their container-id.
         let name = format!("dev{}", self.next_device % 3);
+        if self.has_choice && self.random.one_in(4) {
+            let auto = Auto {
+                begin: true,
+                attach: true,
+                ..auto
+            };
+            self.world.broker_with(ListenerId(1), "broker", auto, announces);
+            return;
+        }
         let id = self.world.connect(&name, auto, announces).expect("room");
         self.world.peer(id).open();
         self.world.peer(id).begin(0);
@@ -224,14 +293,14 @@ impl Simulation {
             .peer(id)
             .sessions
             .iter()
-            .filter(|(_, session)| !session.end_sent && session.remote.is_some())
+            .filter(|(_, session)| !session.end_sent && !session.is_ended && session.remote.is_some())
             .map(|(&channel, _)| channel)
             .collect();
         channels.get(self.random.below(channels.len())).copied()
     }
 
     fn begin(&mut self, id: PeerId) {
-        if self.is_talking(id) && self.world.peer(id).kind == Kind::Device {
+        if self.world.peer(id).kind == Kind::Device && self.is_talking(id) {
             self.next_channel = (self.next_channel + 1) % 1000;
             let channel = self.next_channel;
             if !self.world.peer(id).sessions.contains_key(&channel) {
@@ -244,7 +313,7 @@ impl Simulation {
         let Some(channel) = self.channel_of(id) else {
             return;
         };
-        if self.world.peer(id).kind == Kind::Hub {
+        if self.world.peer(id).kind != Kind::Device {
             return;
         }
         self.next_handle += 1;
@@ -266,9 +335,14 @@ impl Simulation {
             0 => "nowhere",
             _ => "/devices/d1/messages",
         };
+        let routed = self.terminus(if is_sender { 0x29 } else { 0x28 }, address);
+        let (source, target) = match is_sender {
+            true => (wire::terminus(0x28, "here"), routed),
+            false => (routed, wire::terminus(0x29, "here")),
+        };
         self.world
             .peer(id)
-            .attach(channel, handle, &name, is_sender, address);
+            .attach_with(channel, handle, &name, is_sender, source, target);
         if !is_sender && self.random.one_in(2) {
             let credit = self.world.peer(id).auto.credit;
             self.world.peer(id).grant(channel, handle, credit);
@@ -276,6 +350,21 @@ impl Simulation {
         if self.random.one_in(12) {
             self.world.peer(id).detach(channel, handle, true, Value::Null);
         }
+    }
+
+    /// A terminus of any life time.
+    fn terminus(&mut self, code: u64, address: &str) -> Value {
+        let policies = ["link-detach", "session-end", "connection-close", "never"];
+        let policy = policies.get(self.random.below(6)).copied();
+        let timeout = if self.random.one_in(8) { 60 } else { 0 };
+        self.totals.resumable += usize::from(policy == Some("never") || timeout > 0);
+        let fields = vec![
+            wire::string(address),
+            Value::Null,
+            policy.map_or(Value::Null, wire::symbol),
+            wire::uint(timeout),
+        ];
+        wire::described(code, fields)
     }
 
     /// A live link, of a peer's choice.
@@ -406,19 +495,31 @@ impl Simulation {
             }
             self.world.run();
         }
-        // Attaches that wait for a redial, and back-off.
-        self.world.advance(Duration::from_secs(10));
+        // Attaches that wait for a redial, back-off, and detaches that nobody answers.
+        self.world.advance(Duration::from_secs(45));
         self.world.run();
     }
 
     fn check_complete(&mut self) {
         self.check_links();
+        self.totals.silent += self
+            .world
+            .peers
+            .iter()
+            .map(|transport| transport.peer.auto)
+            .filter(|auto| !(auto.detach && auto.end))
+            .count();
         let snapshot = self.world.router.snapshot();
         assert_eq!(
             (snapshot.parked_bytes, snapshot.held_bytes, snapshot.outbox_bytes),
             (0, 0, 0),
             "{snapshot:?}"
         );
+        let all_attaches_answered = !self
+            .world
+            .peers
+            .iter()
+            .any(|transport| transport.peer.kind == Kind::Hub && !transport.peer.auto.attach);
         let mut received: BTreeMap<u64, (usize, BTreeMap<u32, u64>)> = BTreeMap::new();
         for transport in self
             .world
@@ -446,16 +547,23 @@ impl Simulation {
                 continue;
             }
             for (&channel, session) in &transport.peer.sessions {
-                if session.end_sent {
+                if session.end_sent || session.is_ended {
                     continue;
                 }
                 for (&handle, link) in &session.links {
                     let ends = (link.remote.is_some(), link.detach_sent, link.detached.is_some());
+                    let is_as_it_should_be = match ends {
+                        (true, false, false) | (true, true, true) => true,
+                        // What it does not answer.
+                        (true, false, true) => !transport.peer.auto.detach,
+                        // What the hub has not answered, so far.
+                        (false, false, false) => !all_attaches_answered,
+                        _ => false,
+                    };
                     assert!(
-                        matches!(ends, (true, false, false) | (true, true, true)),
+                        is_as_it_should_be,
                         "{} {channel}/{handle} {}: attached, detached, answered: {ends:?}",
-                        transport.peer.container,
-                        link.name
+                        transport.peer.container, link.name
                     );
                     let is_live = link.remote.is_some() && !link.detach_sent && link.detached.is_none();
                     if !link.is_sender || !is_live || link.sent == 0 {
@@ -520,7 +628,7 @@ impl Simulation {
 fn live_links(peer: &Peer) -> Vec<(u16, u32, bool)> {
     let mut links = Vec::new();
     for (&channel, session) in &peer.sessions {
-        if session.end_sent || session.remote.is_none() {
+        if session.end_sent || session.is_ended || session.remote.is_none() {
             continue;
         }
         for (&handle, link) in &session.links {

@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use linkrouterd::router::settings::policy::PolicySettings;
 use linkrouterd::router::settings::{
-    ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, ListenerId,
-    ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
+    ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, HostPort,
+    ListenerId, ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
 };
-use linkrouterd::router::{Action, Router, TransportInfo, TransportState};
+use linkrouterd::router::{
+    Action, ConnectionKey, ConnectorReport, Login, Reloaded, Router, TransportInfo, TransportState,
+};
 
 use crate::peer::{Announces, Auto, Kind, Peer};
 
@@ -78,6 +80,8 @@ pub(crate) struct World {
     pub(crate) random: Random,
     /// Dials that nobody has answered.
     pub(crate) dials: Vec<ConnectorId>,
+    /// Log-ins that nobody has judged.
+    pub(crate) logins: Vec<(ConnectionKey, Login)>,
     /// What the hub is like when a dial is answered by itself; `None` leaves dials to the test.
     pub(crate) hub: Option<(Auto, Announces)>,
     pub(crate) hubs_made: usize,
@@ -107,6 +111,13 @@ pub(crate) const HUB_AUTO: Auto = Auto {
     accept: false,
 };
 
+pub(crate) fn host(name: &str) -> HostPort {
+    HostPort {
+        host: name.into(),
+        port: 5671,
+    }
+}
+
 pub(crate) fn settings() -> RouterSettings {
     let limits = PeerLimits {
         max_frame_size: 16384,
@@ -125,11 +136,17 @@ pub(crate) fn settings() -> RouterSettings {
             limits,
             handshake_timeout: Duration::from_secs(10),
             sasl_mechanisms: vec!["ANONYMOUS".into()],
+            authenticate_peer: false,
+            require_encryption: false,
+            failover: Vec::new(),
         }],
         connectors: vec![ConnectorSettings {
             name: "HUB".into(),
-            address: "hub.example:5671".into(),
-            hostname: "hub.example".into(),
+            host: host("hub.example"),
+            failover: Vec::new(),
+            server_name: None,
+            believes_failover_list: true,
+            uses_tls: true,
             role: ConnectorRole::OnDemand,
             role_name: "on-demand".into(),
             limits: PeerLimits {
@@ -157,6 +174,7 @@ pub(crate) fn settings() -> RouterSettings {
         max_connections: 1000,
         policy: PolicySettings::default(),
         error_conditions: ErrorConditions::Amqp,
+        allow_resumable_link_route: true,
         attach_timeout: Duration::from_secs(15),
         linger: Duration::from_secs(60),
     }
@@ -172,6 +190,7 @@ impl World {
             chunks: Chunks::Whole,
             random: Random::new(1),
             dials: Vec::new(),
+            logins: Vec::new(),
             hub: Some((HUB_AUTO, Announces::default())),
             hubs_made: 0,
             keeps_logs: true,
@@ -181,13 +200,24 @@ impl World {
 
     /// A device that has connected; nothing said yet.
     pub(crate) fn connect(&mut self, container: &str, auto: Auto, announces: Announces) -> Option<PeerId> {
-        self.connect_from(container, container, auto, announces)
+        self.connect_from(container, ListenerId(0), container, auto, announces)
     }
 
-    /// A device that has connected from this address.
+    pub(crate) fn connect_to(
+        &mut self,
+        listener: ListenerId,
+        container: &str,
+        auto: Auto,
+        announces: Announces,
+    ) -> Option<PeerId> {
+        self.connect_from(container, listener, container, auto, announces)
+    }
+
+    /// One that has connected from this address.
     pub(crate) fn connect_from(
         &mut self,
         address: &str,
+        listener: ListenerId,
         container: &str,
         auto: Auto,
         announces: Announces,
@@ -196,10 +226,32 @@ impl World {
             peer: address.into(),
             tls: None,
         };
-        let key = self.router.accepted(ListenerId(0), info, self.now)?;
+        let key = self.router.accepted(listener, info, self.now)?;
         let mut peer = Peer::new(Kind::Device, container, auto, announces);
         peer.key = Some(key);
         Some(self.add(peer))
+    }
+
+    /// A broker that connects to a listener and opens.
+    pub(crate) fn broker(&mut self, listener: ListenerId, container: &str) -> PeerId {
+        let id = self.broker_with(listener, container, HUB_AUTO, Announces::default());
+        self.run();
+        id
+    }
+
+    pub(crate) fn broker_with(
+        &mut self,
+        listener: ListenerId,
+        container: &str,
+        auto: Auto,
+        announces: Announces,
+    ) -> PeerId {
+        let id = self
+            .connect_to(listener, container, auto, announces)
+            .expect("room for a broker");
+        self.peer(id).kind = Kind::Broker;
+        self.peer(id).open();
+        id
     }
 
     /// A device with an open connection and a session on channel 0.
@@ -269,9 +321,21 @@ impl World {
 
     /// Answers the oldest dial with a hub.
     pub(crate) fn answer_dial(&mut self, auto: Auto, announces: Announces) -> PeerId {
-        let connector = self.dials.remove(0);
+        let connector = *self.dials.first().expect("a dial");
+        self.answer_dial_of(connector, "hub", auto, announces)
+    }
+
+    /// Answers the dial of one connector with a hub that has this container-id.
+    pub(crate) fn answer_dial_of(
+        &mut self,
+        connector: ConnectorId,
+        container: &str,
+        auto: Auto,
+        announces: Announces,
+    ) -> PeerId {
+        self.dials.retain(|&other| other != connector);
         self.hubs_made += 1;
-        let mut peer = Peer::new(Kind::Hub, "hub", auto, announces);
+        let mut peer = Peer::new(Kind::Hub, container, auto, announces);
         let info = TransportInfo {
             peer: "hub".into(),
             tls: Some("TLSv1.3".into()),
@@ -284,7 +348,33 @@ impl World {
 
     pub(crate) fn fail_dial(&mut self) {
         let connector = self.dials.remove(0);
+        self.fail_dial_of(connector);
+    }
+
+    pub(crate) fn fail_dial_of(&mut self, connector: ConnectorId) {
+        self.dials.retain(|&other| other != connector);
         self.router.dial_failed(connector, "Connection refused", self.now);
+    }
+
+    /// What the router's only connector reports.
+    pub(crate) fn connector(&self) -> ConnectorReport {
+        self.router.connectors().next().expect("a connector")
+    }
+
+    /// Another configuration, of which the driver has nothing to say.
+    pub(crate) fn reload(&mut self, settings: RouterSettings) -> Reloaded {
+        let reloaded = self.reconfigure(settings);
+        self.run();
+        reloaded
+    }
+
+    /// The same, with nothing done yet.
+    pub(crate) fn reconfigure(&mut self, settings: RouterSettings) -> Reloaded {
+        let reloaded = self.router.reconfigure(settings, |_, _| true, self.now);
+        // The driver gives up what it dials for connectors that are gone.
+        let router = &self.router;
+        self.dials.retain(|&id| router.dial_target(id).is_some());
+        reloaded
     }
 
     /// The transport of a peer breaks.
@@ -338,7 +428,11 @@ impl World {
     fn take_actions(&mut self) {
         while let Some(action) = self.router.poll_action() {
             match action {
-                Action::Dial(connector) => self.dials.push(connector),
+                Action::Dial(connector) if self.router.dial_target(connector).is_some() => {
+                    self.dials.push(connector);
+                }
+                Action::Dial(_) => {}
+                Action::Authenticate(key, login) => self.logins.push((key, *login)),
                 Action::Wake(key) => {
                     let woken = self.peers.iter_mut().find(|t| t.peer.key == Some(key));
                     if let Some(transport) = woken {

@@ -4,7 +4,9 @@
 //! A sink is `sink/accept`, `sink/reject`, `sink/release`, `sink/modify` (any further segments are a name): it notes
 //! each message and settles it so, with all fields. A source is `source/COUNT/SIZE` (and a name): it sends that many
 //! messages of that many bytes, numbered, and notes their outcomes; `source/COUNT/SIZE/settled` sends them settled.
+//! `source/1/SIZE/recover` resumes its message when its link, detached, is attached again.
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -16,12 +18,13 @@ use fe2o3_amqp::link::SendError;
 use fe2o3_amqp::link::delivery::DeliveryFut;
 use fe2o3_amqp::types::definitions::{AmqpError, Error, Fields};
 use fe2o3_amqp::types::messaging::{Body, Message, Modified, Outcome};
+use fe2o3_amqp::types::performatives::Attach;
 use fe2o3_amqp::types::primitives::{Symbol, Value};
 use fe2o3_amqp::{Receiver, Sendable, Sender};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
 
 use super::journal::Journal;
@@ -47,6 +50,11 @@ pub(crate) enum Seen {
     },
     /// A link came to its end, in the acceptor's words.
     Detached { address: String, why: String },
+    /// A link was attached again, with these deliveries unsettled.
+    AttachedAgain {
+        address: String,
+        unsettled: Vec<Vec<u8>>,
+    },
     /// A connection came to its end.
     Gone(u32),
 }
@@ -94,6 +102,7 @@ pub(crate) fn number_of(body: &[u8]) -> Option<u32> {
 pub(crate) struct Broker {
     address: SocketAddr,
     tls: Arc<ServerConfig>,
+    properties: Fields,
     journal: Arc<Journal<Seen>>,
     running: Option<Runtime>,
 }
@@ -101,10 +110,16 @@ pub(crate) struct Broker {
 impl Broker {
     /// Starts a hub on a free port.
     pub(crate) async fn start(tls: Arc<ServerConfig>) -> Result<Self, Failure> {
+        Self::start_with(tls, Fields::default()).await
+    }
+
+    /// Starts a hub whose opens have these properties.
+    pub(crate) async fn start_with(tls: Arc<ServerConfig>, properties: Fields) -> Result<Self, Failure> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let mut broker = Self {
             address,
             tls,
+            properties,
             journal: Arc::default(),
             running: None,
         };
@@ -123,6 +138,7 @@ impl Broker {
         runtime.spawn(accept(
             listener,
             TlsAcceptor::from(self.tls.clone()),
+            self.properties.clone(),
             self.journal.clone(),
         ));
         self.running = Some(runtime);
@@ -184,7 +200,7 @@ impl Drop for Broker {
     }
 }
 
-async fn accept(listener: TcpListener, tls: TlsAcceptor, journal: Arc<Journal<Seen>>) {
+async fn accept(listener: TcpListener, tls: TlsAcceptor, properties: Fields, journal: Arc<Journal<Seen>>) {
     let mut connections = 0;
     while let Ok((transport, _)) = listener.accept().await {
         let _ = transport.set_nodelay(true);
@@ -193,16 +209,24 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, journal: Arc<Journal<Se
             connections,
             transport,
             tls.clone(),
+            properties.clone(),
             journal.clone(),
         ));
     }
 }
 
-async fn serve_connection(number: u32, transport: TcpStream, tls: TlsAcceptor, journal: Arc<Journal<Seen>>) {
+async fn serve_connection(
+    number: u32,
+    transport: TcpStream,
+    tls: TlsAcceptor,
+    properties: Fields,
+    journal: Arc<Journal<Seen>>,
+) {
     let acceptor = ConnectionAcceptor::builder()
         .container_id("broker")
         .max_frame_size(65_536)
         .channel_max(8_191)
+        .properties(properties)
         .sasl_acceptor(SaslAnonymousMechanism::new())
         .build();
     let Ok(transport) = tls.accept(transport).await else {
@@ -223,9 +247,20 @@ async fn serve_connection(number: u32, transport: TcpStream, tls: TlsAcceptor, j
 
 async fn serve_session(mut session: ListenerSessionHandle, journal: Arc<Journal<Seen>>) {
     let acceptor = LinkAcceptor::new();
+    let mut recovering: HashMap<String, oneshot::Sender<Attach>> = HashMap::new();
     // The handle is kept, for dropping it ends the session.
     while let Some(attach) = session.next_incoming_attach().await {
+        let name = attach.name.clone();
+        if let Some(link) = recovering.remove(&name) {
+            let _ = link.send(attach);
+            continue;
+        }
         match acceptor.accept_incoming_attach(attach, &mut session).await {
+            Ok(LinkEndpoint::Sender(sender)) if source_of(&sender).ends_with("/recover") => {
+                let (link, again) = oneshot::channel();
+                recovering.insert(name, link);
+                tokio::spawn(recover(sender, again, journal.clone()))
+            }
             Ok(LinkEndpoint::Receiver(receiver)) => tokio::spawn(sink(receiver, journal.clone())),
             Ok(LinkEndpoint::Sender(sender)) => tokio::spawn(source(sender, journal.clone())),
             Err(_) => continue,
@@ -270,12 +305,42 @@ async fn sink(mut receiver: Receiver, journal: Arc<Journal<Seen>>) {
     }
 }
 
-async fn source(mut sender: Sender, journal: Arc<Journal<Seen>>) {
-    let address = sender
-        .source()
-        .as_ref()
+fn source_of(sender: &Sender) -> String {
+    let source = sender.source().as_ref();
+    source
         .and_then(|source| source.address.clone())
-        .unwrap_or_default();
+        .unwrap_or_default()
+}
+
+/// Sends one message, and resumes it on the link's second life.
+async fn recover(mut sender: Sender, again: oneshot::Receiver<Attach>, journal: Arc<Journal<Seen>>) {
+    let address = source_of(&sender);
+    let size = address.split('/').nth(2).and_then(|word| word.parse().ok());
+    let sendable = Sendable::builder()
+        .message(message::data(numbered(0, size.unwrap_or(0))))
+        .build();
+    let Ok(outcome) = sender.send_batchable(sendable).await else {
+        return;
+    };
+    let why = format!("{:?}", sender.on_detach().await);
+    let (Ok(detached) | Err((detached, _))) = sender.detach().await;
+    journal.note(Seen::Detached {
+        address: address.clone(),
+        why,
+    });
+    let Ok(attach) = again.await else { return };
+    let unsettled = attach.unsettled.iter().flatten();
+    journal.note(Seen::AttachedAgain {
+        address,
+        unsettled: unsettled.map(|(tag, _)| tag.to_vec()).collect(),
+    });
+    // What comes in on a link that it attaches again does not reach this acceptor, so it waits here for ever for a detach.
+    let _ = detached.resume_incoming_attach(attach).await;
+    drop(outcome);
+}
+
+async fn source(mut sender: Sender, journal: Arc<Journal<Seen>>) {
+    let address = source_of(&sender);
     let mut words = address.split('/').skip(1);
     let count = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
     let size = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);

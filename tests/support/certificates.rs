@@ -61,9 +61,24 @@ impl Authority {
         let mut params = CertificateParams::new(names)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         validity.apply(&mut params);
+        self.sign(&params)
+    }
+
+    /// A certificate of the device called `name`.
+    pub(crate) fn issue_device(&self, name: &str, validity: Validity) -> Result<Identity, Failure> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        validity.apply(&mut params);
+        self.sign(&params)
+    }
+
+    fn sign(&self, params: &CertificateParams) -> Result<Identity, Failure> {
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(Identity {
+            certificate_pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
             certificate: certificate.der().clone(),
             key: key.serialize_der(),
         })
@@ -98,10 +113,21 @@ impl Authority {
             .with_no_client_auth();
         Ok(Arc::new(config))
     }
+
+    /// The same, of a client that has a certificate of its own.
+    pub(crate) fn client_config_of(&self, identity: &Identity) -> Result<Arc<ClientConfig>, Failure> {
+        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(self.roots()?)
+            .with_client_auth_cert(vec![identity.certificate.clone()], identity.private_key())?;
+        Ok(Arc::new(config))
+    }
 }
 
-/// A server's certificate and key.
+/// A certificate and its key.
 pub(crate) struct Identity {
+    pub(crate) certificate_pem: String,
+    pub(crate) key_pem: String,
     certificate: CertificateDer<'static>,
     key: Vec<u8>,
 }

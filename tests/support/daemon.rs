@@ -18,6 +18,8 @@ const LISTENING: &str = "SERVER (notice) Listening on ";
 
 /// The name of the file that holds the authority's certificate, beside the configuration file.
 pub(crate) const CA_FILE: &str = "ca.pem";
+/// The name of the configuration file.
+const CONFIG_FILE: &str = "linkrouterd.conf";
 
 /// A configuration in the style of the article, which is that of release 0.6, for a hub called `localhost` on this
 /// port; the listener takes any free port, and the log shows every frame.
@@ -72,7 +74,7 @@ impl Daemon {
     /// Starts this binary with a configuration file of this text, and beside it the authority's certificate.
     pub(crate) async fn start_program(program: &Path, config: &str, ca: &str) -> Result<Self, Failure> {
         let directory = TempDir::with_prefix("linkrouterd-")?;
-        let file = directory.path().join("linkrouterd.conf");
+        let file = directory.path().join(CONFIG_FILE);
         std::fs::write(directory.path().join(CA_FILE), ca)?;
         std::fs::write(&file, config)?;
         let mut child = Command::new(program)
@@ -145,18 +147,46 @@ impl Daemon {
         self.child.id()
     }
 
-    /// Stops it with SIGTERM, which it must obey with exit code 0; gives all that it wrote.
-    pub(crate) async fn stop(mut self) -> Result<Vec<String>, Failure> {
+    /// Writes another configuration, whole at once, and has it read (SIGHUP).
+    pub(crate) async fn reload(&self, config: &str) -> Result<(), Failure> {
+        let (new, file) = (self.directory().join("new"), self.directory().join(CONFIG_FILE));
+        std::fs::write(&new, config)?;
+        std::fs::rename(&new, &file)?;
+        self.signal("HUP").await
+    }
+
+    /// Waits for the end of a reload, the `count`th since the start: its summary.
+    pub(crate) async fn reloaded(&self, count: usize) -> Result<String, Failure> {
+        let done = |line: &String| {
+            let is_done =
+                line.contains("Configuration reloaded: ") || line.contains("SIGHUP: nothing changed");
+            is_done.then(|| line.clone())
+        };
+        let what = format!("reload {count}");
+        let lines = self.log.find_all(&what, count, done).await?;
+        lines
+            .into_iter()
+            .nth(count.saturating_sub(1))
+            .ok_or_else(|| Failure::new(what))
+    }
+
+    /// Sends a signal, by its name without `SIG`.
+    pub(crate) async fn signal(&self, name: &str) -> Result<(), Failure> {
         let id = self
             .child
             .id()
             .ok_or_else(|| Failure::new("the daemon has ended by itself"))?;
         let status = Command::new("/bin/sh")
             .arg("-c")
-            .arg(format!("kill -TERM {id}"))
+            .arg(format!("kill -{name} {id}"))
             .status()
             .await?;
-        ensure(status.success(), || format!("SIGTERM to {id}: {status}"))?;
+        ensure(status.success(), || format!("SIG{name} to {id}: {status}"))
+    }
+
+    /// Stops it with SIGTERM, which it must obey with exit code 0; gives all that it wrote.
+    pub(crate) async fn stop(mut self) -> Result<Vec<String>, Failure> {
+        self.signal("TERM").await?;
         let status = bounded("the daemon's end", self.child.wait()).await??;
         for reader in self.readers.drain(..) {
             bounded("the end of the daemon's output", reader).await??;

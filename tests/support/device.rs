@@ -13,6 +13,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::{Failure, bounded, ensure_eq, message};
 
@@ -30,6 +31,8 @@ pub(crate) enum Reach {
     Plain(SocketAddr),
     /// By TLS and SASL ANONYMOUS to a hub called `localhost`: how a device talks to the hub without a router.
     Tls(SocketAddr, Arc<ClientConfig>),
+    /// By TLS to a router called `localhost`, and with SASL as given.
+    Login(SocketAddr, Arc<ClientConfig>, SaslProfile),
 }
 
 impl Reach {
@@ -54,13 +57,19 @@ impl Reach {
                         .await?)
                 }
                 Self::Tls(address, config) => {
-                    let stream = connect(*address).await?;
-                    let name = ServerName::try_from("localhost")?;
-                    let stream = TlsConnector::from(config.clone()).connect(name, stream).await?;
+                    let stream = encrypt(*address, config).await?;
                     let builder = builder
                         .scheme("amqp")
                         .hostname("localhost")
                         .sasl_profile(SaslProfile::Anonymous);
+                    Ok(builder.open_with_stream(stream).await?)
+                }
+                Self::Login(address, config, profile) => {
+                    let stream = encrypt(*address, config).await?;
+                    let builder = builder
+                        .scheme("amqp")
+                        .hostname("localhost")
+                        .sasl_profile(profile.clone());
                     Ok(builder.open_with_stream(stream).await?)
                 }
             }
@@ -71,6 +80,15 @@ impl Reach {
         ))
         .await?
     }
+}
+
+pub(crate) async fn encrypt(
+    address: SocketAddr,
+    config: &Arc<ClientConfig>,
+) -> Result<TlsStream<TcpStream>, Failure> {
+    let stream = connect(address).await?;
+    let name = ServerName::try_from("localhost")?;
+    Ok(TlsConnector::from(config.clone()).connect(name, stream).await?)
 }
 
 async fn connect(address: SocketAddr) -> Result<TcpStream, Failure> {

@@ -23,6 +23,9 @@ pub(crate) struct Gateway<H> {
     daemon: Option<Daemon>,
 }
 
+/// The routes to a [`Broker`].
+pub(crate) const BROKER_ROUTES: [&str; 2] = ["sink/", "source/"];
+
 /// The names that the hub's certificate carries.
 const NAMES: [&str; 2] = ["*.azure-devices.net", "localhost"];
 
@@ -35,11 +38,16 @@ impl Gateway<Broker> {
     /// The same, its configuration rewritten by `edit`.
     pub(crate) async fn to_broker_with(edit: impl FnOnce(&str) -> String) -> Result<Self, Failure> {
         let authority = Authority::new("Test Root", Validity::Current)?;
-        let identity = authority.issue(&NAMES, Validity::Current)?;
-        let hub = Broker::start(authority.server_config(&identity)?).await?;
+        let hub = Self::another_broker(&authority).await?;
         let address = hub.address();
-        let config = edit(&config(address.port(), &["sink/", "source/"]));
+        let config = edit(&config(address.port(), &BROKER_ROUTES));
         Self::before(hub, address, authority, config).await
+    }
+
+    /// One more hub that shows a certificate of this authority.
+    pub(crate) async fn another_broker(authority: &Authority) -> Result<Broker, Failure> {
+        let identity = authority.issue(&NAMES, Validity::Current)?;
+        Broker::start(authority.server_config(&identity)?).await
     }
 }
 

@@ -3,6 +3,8 @@
 //! A builder goes on after an error, with a stand-in for what is wrong, so that other sections can still refer to this
 //! one: the findings decide whether the result may be used.
 
+mod failover;
+pub(super) mod listener;
 pub(super) mod policy;
 pub(super) mod route;
 pub(super) mod tls;
@@ -13,8 +15,7 @@ use std::time::Duration;
 
 use super::levels;
 use super::model::{
-    AddressFamily, Connector, ConnectorRole, ErrorConditions, Listener, ListenerRole, Log, LogOutput, Router,
-    SslProfile,
+    AddressFamily, Connector, ConnectorRole, ErrorConditions, Log, LogOutput, Router, SslProfile,
 };
 use super::names::{quoted, suggestion};
 use super::report::Findings;
@@ -28,7 +29,7 @@ const MAX_SESSIONS: u16 = 32768;
 /// qdrouterd 1.19: longer ids are refused.
 const MAX_ROUTER_ID: usize = 127;
 
-/// Mechanisms that a connector can use.
+/// Mechanisms that we know.
 const MECHANISMS: [&str; 4] = ["ANONYMOUS", "EXTERNAL", "MSSBCBS", "PLAIN"];
 /// Mechanisms that the SASL library of qdrouterd may have had besides.
 const FOREIGN_MECHANISMS: [&str; 17] = [
@@ -60,8 +61,12 @@ pub(super) fn router(router: &Fields, container: &Fields, findings: &mut Finding
     Router {
         line: router.line,
         id: router_id(router, container, findings),
+        id_line: [(router, "id"), (container, "containerName")]
+            .into_iter()
+            .find_map(|(fields, name)| fields.is_given(name).then(|| fields.line_of(name))),
         timestamps_in_utc: router.boolean("timestampsInUTC"),
         timestamp_format: router.text("timestampFormat"),
+        sasl_password_file: router.text("saslPasswordFile").filter(|path| !path.is_empty()),
         allow_resumable_link_route: router.boolean("allowResumableLinkRoute"),
         error_conditions: match router.tag("errorConditions") {
             "qd" => ErrorConditions::Qd,
@@ -146,54 +151,6 @@ fn generated_id() -> String {
     id
 }
 
-/// A listener; `None` for one that would serve HTTP, which was already said.
-pub(super) fn listener(fields: &Fields, findings: &mut Findings) -> Option<Listener> {
-    if fields.is_http_listener() {
-        return None;
-    }
-    let family = family(fields);
-    if !fields.is_given("host") {
-        let message = "listener: without `host` only this machine can connect (127.0.0.1, as in qdrouterd 0.6 to 0.8); \
-                       qdrouterd 1.0 and later listened everywhere: for that, write `host: 0.0.0.0`";
-        findings.warning(fields.line, message);
-    }
-    let mut host = host(fields, findings);
-    if host.is_empty() {
-        host = if family == Some(AddressFamily::Ipv6) {
-            "::"
-        } else {
-            "0.0.0.0"
-        }
-        .to_owned();
-    }
-    let port = fields.port("port");
-    let mut sasl_mechanisms = fields.words("saslMechanisms");
-    if sasl_mechanisms.is_empty() {
-        sasl_mechanisms = vec!["ANONYMOUS".to_owned(), "MSSBCBS".to_owned()];
-    }
-    Some(Listener {
-        line: fields.line,
-        name: fields
-            .text("name")
-            .unwrap_or_else(|| format!("listener/{host}:{port}")),
-        host,
-        port,
-        family,
-        role: match fields.tag("role") {
-            "route-container" | "on-demand" => ListenerRole::RouteContainer,
-            _ => ListenerRole::Normal,
-        },
-        multi_tenant: fields.boolean("multiTenant"),
-        policy_vhost: fields.text("policyVhost").filter(|vhost| !vhost.is_empty()),
-        max_frame_size: max_frame_size(fields, findings),
-        max_sessions: max_sessions(fields, findings),
-        max_session_frames: fields.integer("maxSessionFrames").filter(|frames| *frames > 0),
-        idle_timeout: seconds(fields, "idleTimeoutSeconds"),
-        initial_handshake_timeout: seconds(fields, "initialHandshakeTimeoutSeconds"),
-        sasl_mechanisms,
-    })
-}
-
 /// A connector, and the TLS profile that a 0.6 file may hold in the connector itself.
 pub(super) fn connector(
     fields: &Fields,
@@ -201,6 +158,13 @@ pub(super) fn connector(
     findings: &mut Findings,
 ) -> (Connector, Option<SslProfile>) {
     let host = host(fields, findings);
+    let server_name = fields.text("serverName").filter(|name| !name.is_empty());
+    if let Some(name) = &server_name
+        && let Some(wrong) = host_fault(name)
+    {
+        let message = format!("connector: `serverName` is {}, but {wrong}", quoted(name));
+        findings.error(fields.line_of("serverName"), message);
+    }
     if host.is_empty() {
         findings.error(fields.line_of("host"), "connector: `host` is empty");
     }
@@ -221,20 +185,25 @@ pub(super) fn connector(
         let message = "connector: port 5671 is for TLS, but TLS is used only with `sslProfile`";
         findings.warning(fields.line_of("port"), message);
     }
+    let ssl_profile = inline_profile
+        .as_ref()
+        .map(|profile| profile.name.clone())
+        .or(referenced);
+    let failover = failover::urls(fields, findings);
+    failover::check_tls(fields, &failover, ssl_profile.is_some(), findings);
     let connector = Connector {
         line: fields.line,
         host,
         port,
+        server_name,
+        failover,
         family: family(fields),
         role: match fields.tag("role") {
             "on-demand" => ConnectorRole::OnDemand,
             "route-container" => ConnectorRole::RouteContainer,
             _ => ConnectorRole::Normal,
         },
-        ssl_profile: inline_profile
-            .as_ref()
-            .map(|profile| profile.name.clone())
-            .or(referenced),
+        ssl_profile,
         verify_hostname: fields.boolean("verifyHostname"),
         sasl_mechanisms: connector_mechanisms(fields, findings),
         sasl_username: fields.text("saslUsername"),

@@ -12,13 +12,16 @@ use crate::config::secret::{Secret, first_line};
 const RETIRED_PROTOCOLS: [&str; 2] = ["TLSv1", "TLSv1.1"];
 const PROTOCOLS: [(&str, TlsVersion); 2] = [("TLSv1.2", TlsVersion::Tls12), ("TLSv1.3", TlsVersion::Tls13)];
 
+/// Letters of `uidFormat`: six parts of a name, and fingerprints by SHA-1, SHA-256 and SHA-512.
+const UID_LETTERS: &str = "csloun125";
+
 /// Roots that Azure used once, known by what people call the file.
 const RETIRED_ROOTS: [(&str, &str); 2] = [
     ("equifax", "expired on 22 August 2018"),
     ("baltimore", "is no longer used by Azure"),
 ];
 
-/// Attributes of a profile that 0.6 allowed in the connector itself.
+/// Attributes of a profile that 0.6 allowed in the connector or listener itself.
 const INLINE: [&str; 5] = [
     "caCertFile",
     "certFile",
@@ -36,25 +39,29 @@ pub(in crate::config) fn ssl_profile(fields: &Fields, findings: &mut Findings) -
     profile(fields, name, findings)
 }
 
-/// Checks what a connector says of its profile. TLS is used if it names one, and only then.
+/// Checks what a connector or listener says of its profile. TLS is used if it names one, and only then.
 pub(super) fn check_reference(fields: &Fields, profiles: &[SslProfile], findings: &mut Findings) {
     let Some(name) = fields.text("sslProfile").filter(|name| !name.is_empty()) else {
         return;
     };
     if !profiles.iter().any(|profile| profile.name == name) {
         let hint = suggestion(&name, profiles.iter().map(|profile| profile.name.as_str()));
-        let message = format!("connector: there is no sslProfile {}{hint}", quoted(&name));
+        let message = format!(
+            "{}: there is no sslProfile {}{hint}",
+            fields.entity.name,
+            quoted(&name)
+        );
         findings.error(fields.line_of("sslProfile"), message);
-    } else if !fields.boolean("verifyHostname") {
+    } else if fields.entity.name == "connector" && !fields.boolean("verifyHostname") {
         let message = "connector: with `verifyHostname: no` any server with a certificate of a trusted root passes for the hub";
         findings.warning(fields.line_of("verifyHostname"), message);
     }
 }
 
-/// What a connector of 0.6 says of TLS in its own section, on top of the profile that it names.
+/// What a connector or listener of 0.6 says of TLS in its own section, on top of the profile that it names.
 pub(super) fn inline_profile(
     fields: &Fields,
-    connector: &str,
+    owner: &str,
     profiles: &[SslProfile],
     findings: &mut Findings,
 ) -> Option<SslProfile> {
@@ -68,10 +75,10 @@ pub(super) fn inline_profile(
     if let (Some(name), None) = (&named, base) {
         findings.error(
             fields.line_of("sslProfile"),
-            format!("connector: there is no sslProfile {}", quoted(name)),
+            format!("{}: there is no sslProfile {}", fields.entity.name, quoted(name)),
         );
     }
-    let own = profile(fields, format!("connector/{connector}"), findings);
+    let own = profile(fields, format!("{}/{owner}", fields.entity.name), findings);
     let Some(base) = base.cloned() else {
         return Some(own);
     };
@@ -81,6 +88,8 @@ pub(super) fn inline_profile(
         private_key_file: own.private_key_file.or(base.private_key_file),
         password: own.password.or(base.password),
         protocols: base.protocols,
+        uid_format: own.uid_format.or(base.uid_format),
+        uid_name_mapping_file: own.uid_name_mapping_file.or(base.uid_name_mapping_file),
         ..own
     })
 }
@@ -95,6 +104,8 @@ fn profile(fields: &Fields, name: String, findings: &mut Findings) -> SslProfile
         private_key_file: path("privateKeyFile"),
         password: password(fields, findings),
         protocols: protocols(fields, findings),
+        uid_format: uid_format(fields, findings),
+        uid_name_mapping_file: path("uidNameMappingFile"),
     };
     let who = fields.entity.name;
     if fields.entity.name == "sslProfile" && profile.cert_file.is_some() && profile.private_key_file.is_none()
@@ -116,6 +127,20 @@ fn profile(fields: &Fields, name: String, findings: &mut Findings) -> SslProfile
         findings.warning(fields.line_of("caCertFile"), message);
     }
     profile
+}
+
+fn uid_format(fields: &Fields, findings: &mut Findings) -> Option<String> {
+    let format = fields.text("uidFormat").filter(|format| !format.is_empty())?;
+    if let Some(unknown) = format.chars().find(|letter| !UID_LETTERS.contains(*letter)) {
+        let message = format!(
+            "{}: `uidFormat` has the unknown letter {}, so users are named by the subject of their certificate; \
+             letters are {UID_LETTERS}",
+            fields.entity.name,
+            quoted(&unknown.to_string())
+        );
+        findings.warning(fields.line_of("uidFormat"), message);
+    }
+    Some(format)
 }
 
 fn password(fields: &Fields, findings: &mut Findings) -> Option<Secret> {

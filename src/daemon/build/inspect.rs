@@ -6,8 +6,9 @@ use std::time::SystemTime;
 
 use super::policy::unknown_hosts;
 use crate::config::{self, Config, Finding, Severity};
+use crate::daemon::build::shard::server_tls_settings;
 use crate::daemon::logging;
-use crate::shard::tls::inspect_ca_file;
+use crate::shard::tls::{ServerTls, inspect_ca_file};
 
 /// Looks at what a configuration refers to outside of its file.
 pub(super) struct Inspection {
@@ -77,12 +78,39 @@ impl Inspection {
     }
 
     fn certificates(&mut self, config: &Config, now: SystemTime) {
-        for profile in &config.ssl_profiles {
+        for listener in &config.listeners {
+            if let Some(settings) = server_tls_settings(config, listener)
+                && let Err(error) = ServerTls::load(&settings)
+            {
+                let message = format!(
+                    "listener: sslProfile {} cannot be used: {error}",
+                    settings.profile
+                );
+                self.add(Severity::Error, listener.line, message);
+            }
+        }
+        // The files of listeners were just read; what follows is about those of connectors.
+        let of_listeners_only = |profile: &config::SslProfile| {
+            let is_it = |name: &Option<String>| name.as_ref() == Some(&profile.name);
+            config
+                .listeners
+                .iter()
+                .any(|listener| is_it(&listener.ssl_profile))
+                && !config
+                    .connectors
+                    .iter()
+                    .any(|connector| is_it(&connector.ssl_profile))
+        };
+        for profile in config
+            .ssl_profiles
+            .iter()
+            .filter(|profile| !of_listeners_only(profile))
+        {
             let hosts: Vec<_> = config
                 .connectors
                 .iter()
                 .filter(|connector| connector.ssl_profile.as_ref() == Some(&profile.name))
-                .map(|connector| Some(connector.host.as_str()))
+                .map(|connector| Some(connector.server_name.as_ref().unwrap_or(&connector.host).as_str()))
                 .collect();
             if let Some(path) = &profile.ca_cert_file {
                 for host in if hosts.is_empty() { &[None][..] } else { &hosts } {

@@ -5,17 +5,20 @@
 
 mod inspect;
 mod log;
+mod passwords;
 mod policy;
 mod shard;
 #[cfg(test)]
-mod site;
+pub(in crate::daemon) mod site;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::logging::LogSettings;
 use crate::config::{self, Finding, Severity};
 use crate::shard::ShardSettings;
+use crate::shard::passwords::Passwords;
 use inspect::Inspection;
 use log::log_settings;
 use shard::shard_settings;
@@ -29,6 +32,10 @@ pub struct Plan {
     pub shard: ShardSettings,
     /// The names of the TLS profiles, for the start-up lines.
     pub profiles: Vec<String>,
+    /// Line of the router's id, if the file gives one.
+    pub id_line: Option<u32>,
+    /// Lines of the listeners, in order.
+    pub listener_lines: Vec<u32>,
 }
 
 /// A file, read and looked into.
@@ -55,12 +62,18 @@ pub fn load(path: &Path, surroundings: &Surroundings<'_>) -> Loaded {
     let Some(config) = report.config else {
         return Loaded { plan: None, findings };
     };
+    let passwords = match &config.router.sasl_password_file {
+        None => Passwords::default(),
+        Some(file) => passwords::load(file, &mut findings),
+    };
     findings.extend(Inspection::findings(path, &config, surroundings.now));
     config::sort(&mut findings, &path.display().to_string());
     let usable = findings.iter().all(|finding| finding.severity != Severity::Error);
     let plan = usable.then(|| Plan {
         log: log_settings(&config, surroundings.environment),
-        shard: shard_settings(&config),
+        shard: shard_settings(&config, Arc::new(passwords)),
+        id_line: config.router.id_line,
+        listener_lines: config.listeners.iter().map(|listener| listener.line).collect(),
         profiles: config
             .ssl_profiles
             .iter()

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::policy::policy_settings;
+use crate::amqp::failover::{FailoverServer, Scheme};
 use crate::config::{self, Config};
 use crate::router::settings::{
-    ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, ListenerRole,
+    ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, HostPort, ListenerRole,
     ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings, Secret,
 };
 use crate::shard::dial::DialSettings;
-use crate::shard::tls::{TlsSettings, TlsVersion};
+use crate::shard::passwords::Passwords;
+use crate::shard::tls::{ClientCertificates, ServerTlsSettings, TlsSettings, TlsVersion};
 use crate::shard::{AddressFamily, ListenSettings, ShardSettings};
 
 /// From the name look-up to the hub's open: several times what a handshake over a bad mobile link takes.
@@ -23,7 +25,7 @@ const ATTACH_TIMEOUT: Duration = Duration::from_secs(15);
 const LINGER: Duration = Duration::from_secs(60);
 
 /// The settings of the shard, and of the router in it.
-pub(super) fn shard_settings(config: &Config) -> ShardSettings {
+pub(super) fn shard_settings(config: &Config, passwords: Arc<Passwords>) -> ShardSettings {
     ShardSettings {
         router: RouterSettings {
             container_id: config.router.id.clone(),
@@ -40,10 +42,16 @@ pub(super) fn shard_settings(config: &Config) -> ShardSettings {
                 config::ErrorConditions::Amqp => ErrorConditions::Amqp,
                 config::ErrorConditions::Qd => ErrorConditions::Qd,
             },
+            allow_resumable_link_route: config.router.allow_resumable_link_route,
             attach_timeout: ATTACH_TIMEOUT,
             linger: LINGER,
         },
-        listeners: config.listeners.iter().map(listen_settings).collect(),
+        listeners: config
+            .listeners
+            .iter()
+            .map(|listener| listen_settings(config, listener))
+            .collect(),
+        passwords,
         connectors: config
             .connectors
             .iter()
@@ -55,7 +63,7 @@ pub(super) fn shard_settings(config: &Config) -> ShardSettings {
 fn listener_settings(listener: &config::Listener) -> ListenerSettings {
     ListenerSettings {
         name: listener.name.clone(),
-        address: host_and_port(&listener.host, listener.port),
+        address: host_and_port(&listener.host, listener.port).to_string(),
         role: match listener.role {
             config::ListenerRole::Normal => ListenerRole::Normal,
             config::ListenerRole::RouteContainer => ListenerRole::RouteContainer,
@@ -70,23 +78,69 @@ fn listener_settings(listener: &config::Listener) -> ListenerSettings {
         },
         handshake_timeout: listener.initial_handshake_timeout.unwrap_or(Duration::ZERO),
         sasl_mechanisms: listener.sasl_mechanisms.clone(),
+        authenticate_peer: listener.authenticate_peer,
+        require_encryption: listener.require_encryption,
+        failover: listener
+            .failover
+            .iter()
+            .map(|url| FailoverServer {
+                host: url.host.clone(),
+                port: url.port,
+                scheme: url.tls.map(|tls| if tls { Scheme::Amqps } else { Scheme::Amqp }),
+            })
+            .collect(),
     }
 }
 
-fn listen_settings(listener: &config::Listener) -> ListenSettings {
+fn listen_settings(config: &Config, listener: &config::Listener) -> ListenSettings {
     ListenSettings {
         host: listener.host.clone(),
         port: listener.port,
         family: family(listener.family),
+        tls: server_tls_settings(config, listener),
     }
+}
+
+/// How a listener encrypts, if it does.
+pub(super) fn server_tls_settings(config: &Config, listener: &config::Listener) -> Option<ServerTlsSettings> {
+    let profile = config.ssl_profile(listener.ssl_profile.as_deref()?)?;
+    Some(ServerTlsSettings {
+        profile: profile.name.clone(),
+        cert_file: profile.cert_file.as_ref().map(PathBuf::from)?,
+        key_file: profile.private_key_file.as_ref().map(PathBuf::from),
+        versions: tls_versions(profile),
+        clients: match &listener.client_certificates {
+            config::ClientCertificates::Ignored => ClientCertificates::Ignored,
+            config::ClientCertificates::Asked { ca_file } => ClientCertificates::Asked {
+                ca_file: PathBuf::from(ca_file),
+            },
+            config::ClientCertificates::Demanded { ca_file } => ClientCertificates::Demanded {
+                ca_file: PathBuf::from(ca_file),
+            },
+        },
+        uid_format: profile.uid_format.clone().unwrap_or_default(),
+        uid_names_file: profile.uid_name_mapping_file.as_ref().map(PathBuf::from),
+    })
 }
 
 fn connector_settings(config: &Config, connector: &config::Connector) -> ConnectorSettings {
     let profile = profile_of(config, connector);
     ConnectorSettings {
         name: connector.name.clone(),
-        address: host_and_port(&connector.host, connector.port),
-        hostname: connector.host.clone(),
+        host: host_and_port(&connector.host, connector.port),
+        failover: connector
+            .failover
+            .iter()
+            .map(|url| {
+                let uses_tls = url.tls.unwrap_or(profile.is_some());
+                let standard = if uses_tls { 5671 } else { 5672 };
+                host_and_port(&url.host, url.port.unwrap_or(standard))
+            })
+            .collect(),
+        server_name: connector.server_name.clone(),
+        // Whoever passes for the hub without its name could send us anywhere. In clear text anybody can, list or no list.
+        believes_failover_list: profile.is_none() || connector.verify_hostname,
+        uses_tls: profile.is_some(),
         role: match connector.role {
             config::ConnectorRole::OnDemand => ConnectorRole::OnDemand,
             config::ConnectorRole::Normal | config::ConnectorRole::RouteContainer => {
@@ -123,20 +177,26 @@ fn dial_settings(config: &Config, connector: &config::Connector) -> DialSettings
 fn tls_settings(profile: &config::SslProfile, connector: &config::Connector) -> TlsSettings {
     TlsSettings {
         profile: profile.name.clone(),
-        server_name: connector.host.clone(),
+        server_name: connector
+            .server_name
+            .clone()
+            .unwrap_or_else(|| connector.host.clone()),
         verify_hostname: connector.verify_hostname,
         ca_file: profile.ca_cert_file.as_ref().map(PathBuf::from),
         cert_file: profile.cert_file.as_ref().map(PathBuf::from),
         key_file: profile.private_key_file.as_ref().map(PathBuf::from),
-        versions: profile
-            .protocols
-            .iter()
-            .map(|version| match version {
-                config::TlsVersion::Tls12 => TlsVersion::Tls12,
-                config::TlsVersion::Tls13 => TlsVersion::Tls13,
-            })
-            .collect(),
+        versions: tls_versions(profile),
     }
+}
+
+fn tls_versions(profile: &config::SslProfile) -> Vec<TlsVersion> {
+    let versions = profile.protocols.iter();
+    versions
+        .map(|version| match version {
+            config::TlsVersion::Tls12 => TlsVersion::Tls12,
+            config::TlsVersion::Tls13 => TlsVersion::Tls13,
+        })
+        .collect()
 }
 
 fn profile_of<'a>(config: &'a Config, connector: &config::Connector) -> Option<&'a config::SslProfile> {
@@ -174,12 +234,10 @@ fn family(family: Option<config::AddressFamily>) -> AddressFamily {
     }
 }
 
-/// As an operator would type it: an IPv6 address needs brackets in front of a port.
-fn host_and_port(host: &str, port: u16) -> String {
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
+fn host_and_port(host: &str, port: u16) -> HostPort {
+    HostPort {
+        host: host.to_owned(),
+        port,
     }
 }
 
@@ -221,6 +279,8 @@ connector {
     saslUsername: u
     saslPassword: env:HUB_PASSWORD
     verifyHostname: no
+    serverName: hub.example
+    failoverUrls: amqps://b.example, c.example, [::1]:1
 }
 connector {
     name: LOCAL
@@ -271,10 +331,14 @@ policy {
 
         let hub = &router.connectors[0];
         assert_eq!(
-            (hub.name.as_str(), hub.address.as_str()),
+            (hub.name.as_str(), hub.host.to_string().as_str()),
             ("HUB", "hub.azure-devices.net:5671")
         );
-        assert_eq!(hub.hostname, "hub.azure-devices.net");
+        assert!(hub.uses_tls && !hub.believes_failover_list, "verifyHostname: no");
+        let failover: Vec<_> = hub.failover.iter().map(ToString::to_string).collect();
+        assert_eq!(failover, ["b.example:5671", "c.example:5671", "[::1]:1"]);
+        assert_eq!(hub.server_name.as_deref(), Some("hub.example"));
+        assert!(router.connectors[1].believes_failover_list && !router.connectors[1].uses_tls);
         assert_eq!(
             (hub.role, hub.role_name.as_str()),
             (ConnectorRole::OnDemand, "on-demand")
@@ -290,7 +354,7 @@ policy {
         let tls = shard.connectors[0].tls.as_ref().expect("TLS");
         assert_eq!(
             (tls.profile.as_str(), tls.server_name.as_str()),
-            ("azure", "hub.azure-devices.net")
+            ("azure", "hub.example")
         );
         assert!(!tls.verify_hostname);
         assert_eq!(tls.versions, [TlsVersion::Tls12]);

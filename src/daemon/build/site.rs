@@ -1,4 +1,4 @@
-//! For the tests of this room: a configuration file and what lies around it.
+//! For the tests of the daemon: a configuration file and what lies around it.
 
 use std::fs;
 use std::time::SystemTime;
@@ -9,14 +9,14 @@ use tempfile::TempDir;
 use super::{Loaded, Plan, Surroundings, load};
 
 /// A directory whose path stands for `DIR` in configurations.
-pub(super) struct Site(pub(super) TempDir);
+pub(in crate::daemon) struct Site(pub(super) TempDir);
 
 impl Site {
-    pub(super) fn new() -> Self {
+    pub(in crate::daemon) fn new() -> Self {
         Site(tempfile::tempdir().expect("a directory"))
     }
 
-    pub(super) fn load(&self, text: &str, environment: &[(&str, &str)]) -> Loaded {
+    pub(in crate::daemon) fn load(&self, text: &str, environment: &[(&str, &str)]) -> Loaded {
         let path = self.0.path().join("test.conf");
         let text = text.replace("DIR", &self.0.path().display().to_string());
         fs::write(&path, text).expect("a file");
@@ -33,12 +33,12 @@ impl Site {
         )
     }
 
-    pub(super) fn plan(&self, text: &str, environment: &[(&str, &str)]) -> Plan {
+    pub(in crate::daemon) fn plan(&self, text: &str, environment: &[(&str, &str)]) -> Plan {
         let loaded = self.load(text, environment);
         loaded.plan.unwrap_or_else(|| panic!("{:#?}", loaded.findings))
     }
 
-    pub(super) fn write_ca(&self, name: &str, subject: &str, last_year: i32) {
+    pub(in crate::daemon) fn write_ca(&self, name: &str, subject: &str, last_year: i32) {
         let mut parameters = CertificateParams::default();
         parameters.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         parameters.distinguished_name.push(DnType::CommonName, subject);

@@ -252,7 +252,7 @@ pub(in crate::shard) fn explain_loss(error: io::Error) -> String {
 }
 
 /// Takes the TLS error out of an I/O error, if there is one in it.
-fn rustls_error(error: io::Error) -> Result<Error, io::Error> {
+pub(super) fn rustls_error(error: io::Error) -> Result<Error, io::Error> {
     if !error.get_ref().is_some_and(|inner| inner.is::<Error>()) {
         return Err(error);
     }
@@ -408,7 +408,7 @@ impl fmt::Display for Fault {
             Fault::UnrecognisedName(name) => {
                 write!(f, "the server does not know the host name '{name}' (TLS alert UnrecognisedName)")
             }
-            Fault::Alert(alert) => write!(f, "the server ended the TLS connection (TLS alert {alert:?})"),
+            Fault::Alert(alert) => write!(f, "the other side ended the TLS connection (TLS alert {alert:?})"),
             Fault::Closed => f.write_str(
                 "the server closed the connection during the TLS handshake: does this port speak TLS?",
             ),
@@ -443,7 +443,7 @@ mod tests {
         );
         assert_eq!(
             loss(Error::AlertReceived(AlertDescription::InternalError)),
-            "the server ended the TLS connection (TLS alert InternalError)"
+            "the other side ended the TLS connection (TLS alert InternalError)"
         );
     }
 

@@ -17,6 +17,8 @@ pub enum FileRole {
     ClientCertificate,
     /// The key of our own certificate (`privateKeyFile`).
     ClientKey,
+    /// Other names for users (`uidNameMappingFile`).
+    UserNames,
 }
 
 impl std::fmt::Display for FileRole {
@@ -25,6 +27,7 @@ impl std::fmt::Display for FileRole {
             FileRole::Authorities => "CA file",
             FileRole::ClientCertificate => "certificate file",
             FileRole::ClientKey => "private key file",
+            FileRole::UserNames => "user name file",
         })
     }
 }

@@ -1,4 +1,4 @@
-//! TLS towards the upstream peer. Every type of rustls lives in this module; outside of it there is only a stream.
+//! TLS towards the upstream peer and, in `server`, towards devices. Every type of rustls lives in this module; outside of it there is only a stream.
 //!
 //! Contract: [`TlsSettings`] are plain configuration. [`handshake`] reads the files they name (at every call: a
 //! renewed certificate needs no restart), shakes hands over a TCP connection, and answers with a [`TlsStream`] or
@@ -9,6 +9,8 @@ mod authorities;
 mod certificate;
 mod explain;
 mod files;
+mod server;
+mod user;
 mod verify;
 
 use std::fmt;
@@ -28,8 +30,10 @@ use tokio_rustls::TlsConnector;
 pub use authorities::inspect_ca_file;
 pub use explain::{Fault, UnknownIssuer};
 pub use files::FileRole;
+pub use server::{ClientCertificates, ServerTls, ServerTlsSettings};
 
 pub(super) use explain::explain_loss;
+pub(super) use server::{Accepted, HANDSHAKE_RECORD};
 
 use authorities::Authorities;
 use certificate::printable;
@@ -58,7 +62,7 @@ impl fmt::Display for TlsVersion {
 }
 
 /// How to encrypt one connector's connection: its `sslProfile`, and the name of the server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsSettings {
     /// The profile's name, for messages.
     pub profile: String,
@@ -185,6 +189,14 @@ pub enum TlsError {
         /// What is wrong.
         source: rustls::Error,
     },
+    /// A file of names for users is no JSON object of texts.
+    #[error("user name file {} must be a JSON object of texts: {source}", path.display())]
+    BadMapping {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
     /// The host is neither a DNS name nor an IP address.
     #[error("'{0}' is neither a host name nor an IP address")]
     ServerName(String),
@@ -236,10 +248,14 @@ pub async fn handshake(settings: &Arc<TlsSettings>, tcp: TcpStream) -> Result<Tl
 
 /// The name of the version that was agreed on.
 pub fn negotiated_version(stream: &TlsStream) -> Option<String> {
-    match stream.get_ref().1.protocol_version()? {
-        ProtocolVersion::TLSv1_2 => Some(TlsVersion::Tls12.to_string()),
-        ProtocolVersion::TLSv1_3 => Some(TlsVersion::Tls13.to_string()),
-        other => Some(format!("{other:?}")),
+    stream.get_ref().1.protocol_version().map(version_name)
+}
+
+fn version_name(version: ProtocolVersion) -> String {
+    match version {
+        ProtocolVersion::TLSv1_2 => TlsVersion::Tls12.to_string(),
+        ProtocolVersion::TLSv1_3 => TlsVersion::Tls13.to_string(),
+        other => format!("{other:?}"),
     }
 }
 
@@ -261,7 +277,7 @@ fn prepare(settings: &TlsSettings) -> Result<Prepared, TlsError> {
     let verifier = server_verifier(settings, authorities.store, authorities.configured, &provider)?;
 
     let builder = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&rustls_versions(settings))
+        .with_protocol_versions(&rustls_versions(&settings.versions))
         .map_err(TlsError::Setup)?
         .dangerous()
         .with_custom_certificate_verifier(verifier.clone());
@@ -302,8 +318,8 @@ fn server_verifier(
     Ok(Arc::new(ServerVerifier::new(inner, name_check, configured)))
 }
 
-fn rustls_versions(settings: &TlsSettings) -> Vec<&'static SupportedProtocolVersion> {
-    match settings.versions.as_slice() {
+fn rustls_versions(versions: &[TlsVersion]) -> Vec<&'static SupportedProtocolVersion> {
+    match versions {
         [] => rustls::ALL_VERSIONS.to_vec(),
         some => some
             .iter()

@@ -17,10 +17,10 @@ use linkrouterd::router::settings::policy::{
     Addresses, GroupSettings, PolicySettings, RemoteHost, VhostPolicy, VhostSettings,
 };
 use linkrouterd::router::settings::{
-    ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, ListenerId,
-    ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
+    ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, HostPort,
+    ListenerId, ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
 };
-use linkrouterd::router::{Action, ConnectionKey, Router, TransportInfo, TransportState};
+use linkrouterd::router::{Action, ConnectionKey, Router, TransportInfo, TransportState, Verdict};
 
 const MAX_PEERS: usize = 6;
 /// Channels that peers use of their own accord.
@@ -145,6 +145,18 @@ impl World {
                 let noise = bytes.take(count);
                 self.feed(index, bytes, noise);
             }
+            7 => {
+                let mut settings = settings();
+                match bytes.below(3) {
+                    0 => {}
+                    1 => settings.connectors[0].sasl_username = Some(bytes.next().to_string()),
+                    _ => {
+                        settings.connectors.clear();
+                        settings.routes.clear();
+                    }
+                }
+                self.router.reconfigure(settings, |_, _| true, self.now);
+            }
             _ => {
                 let Some(index) = self.pick(bytes) else { return };
                 let mut frame = Vec::new();
@@ -171,10 +183,13 @@ impl World {
         if self.peers.len() >= MAX_PEERS {
             return;
         }
-        if let Some(key) = self.router.accepted(ListenerId(0), transport(), self.now) {
-            self.peers.push(peer(key, false));
+        let choice = bytes.next();
+        // Every fourth is a broker, which answers the router's attaches.
+        let listener = usize::from(choice & 6 == 6);
+        if let Some(key) = self.router.accepted(ListenerId(listener), transport(), self.now) {
+            self.peers.push(peer(key, listener == 1));
             let mut hello = Vec::new();
-            if bytes.next() % 2 == 0 {
+            if choice % 2 == 0 {
                 hello.extend(ProtocolHeader::Sasl.bytes());
                 SaslFrame::Init {
                     mechanism: "ANONYMOUS",
@@ -251,8 +266,17 @@ impl World {
             let mut is_quiet = true;
             while let Some(action) = self.router.poll_action() {
                 is_quiet = false;
-                if let Action::Dial(connector) = action {
-                    self.dials.push(connector);
+                match action {
+                    Action::Dial(connector) => self.dials.push(connector),
+                    Action::Authenticate(key, login) => {
+                        let verdict = match login.password.expose().first() {
+                            Some(b'a'..=b'z') => Verdict::Accepted,
+                            Some(b'?') => Verdict::Unknown,
+                            Some(_) | None => Verdict::Refused,
+                        };
+                        self.router.authenticated(key, verdict, self.now);
+                    }
+                    Action::Wake(_) => {}
                 }
             }
             for index in 0..self.peers.len() {
@@ -361,6 +385,7 @@ fn write_hello(bytes: &mut Bytes<'_>, begins: bool, out: &mut Vec<u8>) {
             channel_max: u16::from(bytes.next()),
             idle_time_out: (bytes.next() % 2 == 0).then_some(30_000),
             connection_number: 1,
+            failover: &[],
         },
     );
     if begins {
@@ -544,30 +569,43 @@ fn settings() -> RouterSettings {
         incoming_window: None,
         idle_timeout: Some(Duration::from_secs(16)),
     };
-    let route = |direction| RouteSettings {
+    let route = |direction, connection: &str, added: &str| RouteSettings {
         name: "route".to_owned(),
         matcher: Matcher::Prefix("devices".to_owned()),
         direction,
-        destination: Destination::Connection("hub".to_owned()),
-            add_external_prefix: String::new(),
-            del_external_prefix: String::new(),
+        destination: Destination::Connection(connection.to_owned()),
+        add_external_prefix: added.to_owned(),
+        del_external_prefix: "dev".to_owned(),
+    };
+    let listener = |name: &str, role| ListenerSettings {
+        name: name.to_owned(),
+        address: "127.0.0.1:5672".to_owned(),
+        role,
+        multi_tenant: false,
+        policy_vhost: None,
+        limits,
+        handshake_timeout: Duration::from_secs(10),
+        sasl_mechanisms: vec!["ANONYMOUS".to_owned(), "PLAIN".to_owned()],
+        authenticate_peer: false,
+        require_encryption: false,
+        failover: Vec::new(),
     };
     RouterSettings {
         container_id: "router".to_owned(),
-        listeners: vec![ListenerSettings {
-            name: "listener".to_owned(),
-            address: "127.0.0.1:5672".to_owned(),
-            role: ListenerRole::Normal,
-            multi_tenant: false,
-            policy_vhost: None,
-            limits,
-            handshake_timeout: Duration::from_secs(10),
-            sasl_mechanisms: vec!["ANONYMOUS".to_owned()],
-        }],
+        listeners: vec![
+            listener("devices", ListenerRole::Normal),
+            listener("brokers", ListenerRole::RouteContainer),
+        ],
         connectors: vec![ConnectorSettings {
             name: "hub".to_owned(),
-            address: "127.0.0.1:5671".to_owned(),
-            hostname: "hub".to_owned(),
+            host: HostPort {
+                host: "127.0.0.1".to_owned(),
+                port: 5671,
+            },
+            failover: Vec::new(),
+            server_name: Some("hub".to_owned()),
+            believes_failover_list: true,
+            uses_tls: true,
             role: ConnectorRole::OnDemand,
             role_name: "on-demand".to_owned(),
             limits,
@@ -577,10 +615,16 @@ fn settings() -> RouterSettings {
             has_client_certificate: false,
             dial_timeout: Duration::from_secs(10),
         }],
-        routes: vec![route(Direction::In), route(Direction::Out)],
+        routes: vec![
+            route(Direction::In, "hub", "hub/"),
+            route(Direction::Out, "hub", ""),
+            route(Direction::In, "brokers", ""),
+            route(Direction::Out, "brokers", "x/"),
+        ],
         max_connections: 100,
         policy: policy(),
         error_conditions: ErrorConditions::Amqp,
+        allow_resumable_link_route: true,
         attach_timeout: Duration::from_secs(15),
         linger: Duration::from_secs(30),
     }

@@ -10,7 +10,7 @@ impl Peer {
     pub(super) fn hear_on_session(&mut self, frame: Frame) {
         let container = self.container.clone();
         let Some(&channel) = self.channels.get(&frame.channel) else {
-            if !self.auto.begin && self.kind == Kind::Hub {
+            if !self.auto.begin && self.kind != Kind::Device {
                 return; // of a session that a test has not answered
             }
             panic!("{container}: {frame:?} on a channel that is not in use");
@@ -32,6 +32,8 @@ impl Peer {
                 } else if self.auto.end {
                     self.end(channel, Value::Null);
                     self.sessions.remove(&channel);
+                } else {
+                    self.session(channel).is_ended = true;
                 }
             }
             other => panic!("{container}: {other:#x} is no frame of a session"),
@@ -76,7 +78,6 @@ impl Peer {
     /// Answers an attach: what the router asked for is what it gets.
     pub(crate) fn answer_attach(&mut self, frame: &Frame, channel: u16, handle: u32) {
         let name = frame.text(0).expect("a name");
-        let theirs = frame.uint(1).expect("a handle");
         let is_sender = frame.flag(2);
         self.attach_with(
             channel,
@@ -86,9 +87,21 @@ impl Peer {
             frame.field(5).clone(),
             frame.field(6).clone(),
         );
+        self.is_answer(frame, channel, handle);
+    }
+
+    /// The attach with this handle, which has just been said, answers the router's.
+    pub(crate) fn is_answer(&mut self, frame: &Frame, channel: u16, handle: u32) {
+        let theirs = frame.uint(1).expect("a handle");
+        let is_sender = frame.flag(2);
         let session = self.session(channel);
-        session.handles.insert(theirs, handle);
+        let is_given_up = session.given_up.remove(&theirs);
         let link = session.links.get_mut(&handle).expect("just made");
+        if is_given_up {
+            link.detached = Some(Value::Null);
+        } else {
+            session.handles.insert(theirs, handle);
+        }
         link.remote = Some(theirs);
         if !is_sender {
             link.delivery_count = frame.uint(9).unwrap_or(0);
@@ -101,7 +114,7 @@ impl Peer {
 
     fn hear_flow(&mut self, channel: u16, frame: &Frame) {
         let container = self.container.clone();
-        let ignores_credit = self.ignores_credit;
+        let (ignores_credit, answers_attaches) = (self.ignores_credit, self.auto.attach);
         let (first, announced) = (self.announces.first_transfer_id, frame.uint(1).expect("a window"));
         let session = self.session(channel);
         let seen = session.next_outgoing.wrapping_sub(frame.uint(0).unwrap_or(first));
@@ -114,6 +127,9 @@ impl Peer {
             self.push_out(channel);
             return;
         };
+        if !answers_attaches && !session.handles.contains_key(&theirs) {
+            return; // for a link that a test has not answered yet
+        }
         let handle = *session
             .handles
             .get(&theirs)
@@ -252,6 +268,7 @@ impl Peer {
         let (auto, window) = (self.auto, self.announces.window);
         let session = self.session(channel);
         if !auto.attach && !session.handles.contains_key(&theirs) {
+            session.given_up.insert(theirs);
             return; // of a link that a test has not answered yet
         }
         let handle = session
@@ -260,9 +277,10 @@ impl Peer {
             .unwrap_or_else(|| panic!("{container}: detached twice: {frame:?}"));
         let link = session.links.get_mut(&handle).expect("a link");
         link.detached = Some(frame.field(2).clone());
-        // Only a window without room excuses it, and a wide one always has some.
+        // Only a window without room excuses it, and a wide one always has some; or that we wanted no more of it,
+        // or that it may be resumed.
         assert!(
-            link.partial.is_none() || window < 1000,
+            link.partial.is_none() || link.detach_sent || !frame.flag(1) || window < 1000,
             "{container}: a delivery is left open: {frame:?}"
         );
         if auto.detach && !link.detach_sent {

@@ -3,7 +3,7 @@
 
 mod hearing;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use linkrouterd::amqp::value::Value;
 use linkrouterd::endpoint::outbox::ByteQueue;
@@ -54,7 +54,10 @@ impl Default for Announces {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Device,
+    /// A hub that was dialed.
     Hub,
+    /// A hub that came by itself.
+    Broker,
 }
 
 /// A message as its receiver put it together.
@@ -99,6 +102,8 @@ pub(crate) struct Link {
 pub(crate) struct Session {
     pub(crate) remote: Option<u16>,
     pub(crate) end_sent: bool,
+    /// The router has ended it, and we have not answered.
+    pub(crate) is_ended: bool,
     pub(crate) next_outgoing: u32,
     /// Frames that the router lets us send.
     pub(crate) outgoing_window: u32,
@@ -109,14 +114,20 @@ pub(crate) struct Session {
     pub(crate) links: BTreeMap<u32, Link>,
     /// Our handle by the router's.
     handles: BTreeMap<u32, u32>,
+    /// Handles of the router's that it has detached before we answered the attach.
+    given_up: BTreeSet<u32>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) kind: Kind,
     pub(crate) container: String,
+    /// `open.hostname`
+    pub(crate) hostname: Option<String>,
     pub(crate) auto: Auto,
     pub(crate) announces: Announces,
+    /// `properties` of its open.
+    pub(crate) open_properties: Value,
     pub(crate) key: Option<ConnectionKey>,
     /// Bytes on their way to the router.
     pub(crate) out: ByteQueue,
@@ -145,8 +156,10 @@ impl Peer {
         Peer {
             kind,
             container: container.into(),
+            hostname: Some("hub.example".into()),
             auto,
             announces,
+            open_properties: Value::Null,
             key: None,
             out: ByteQueue::default(),
             input: ByteQueue::default(),
@@ -183,13 +196,15 @@ impl Peer {
     }
 
     fn say_open(&mut self) {
-        let fields = vec![
+        let mut fields = vec![
             string(&self.container),
-            string("hub.example"),
+            self.hostname.as_deref().map_or(Value::Null, string),
             uint(self.announces.max_frame_size),
             Value::Ushort(self.announces.channel_max),
             self.announces.idle_time_out.map_or(Value::Null, uint),
         ];
+        fields.resize(9, Value::Null);
+        fields.push(self.open_properties.clone());
         self.say(&Frame::new(0, wire::OPEN, fields));
     }
 
@@ -212,6 +227,7 @@ impl Peer {
             Session {
                 remote: None,
                 end_sent: false,
+                is_ended: false,
                 next_outgoing: announces.first_transfer_id,
                 outgoing_window: 0,
                 next_incoming: None,
@@ -220,6 +236,7 @@ impl Peer {
                 expected_delivery: None,
                 links: BTreeMap::new(),
                 handles: BTreeMap::new(),
+                given_up: BTreeSet::new(),
             },
         );
     }
@@ -255,9 +272,17 @@ impl Peer {
         if is_sender {
             fields.push(uint(0));
         }
-        self.say(&Frame::new(channel, wire::ATTACH, fields));
-        let link = self.session(channel).links.entry(handle).or_insert_with(|| Link {
-            name: name.into(),
+        self.say_attach(&Frame::new(channel, wire::ATTACH, fields));
+    }
+
+    /// An attach in a test's own words.
+    pub(crate) fn say_attach(&mut self, attach: &Frame) {
+        self.say(attach);
+        let handle = attach.uint(1).expect("a handle");
+        let is_sender = !attach.flag(2);
+        let links = &mut self.session(attach.channel).links;
+        let link = links.entry(handle).or_insert_with(|| Link {
+            name: attach.text(0).expect("a name").into(),
             is_sender,
             local: false,
             remote: None,
@@ -390,9 +415,6 @@ impl Peer {
         more: bool,
         payload: &[u8],
     ) {
-        let session = self.session(channel);
-        session.next_outgoing = session.next_outgoing.wrapping_add(1);
-        session.outgoing_window = session.outgoing_window.saturating_sub(1);
         let mut fields = vec![uint(handle)];
         match first {
             Some((id, tag)) => fields.extend([
@@ -404,6 +426,14 @@ impl Peer {
             None => fields.extend([Value::Null, Value::Null, Value::Null, Value::Boolean(settled)]),
         }
         fields.push(Value::Boolean(more));
+        self.transfer_frame(channel, fields, payload);
+    }
+
+    /// A transfer with all its fields as a test wants them.
+    pub(crate) fn transfer_frame(&mut self, channel: u16, fields: Vec<Value>, payload: &[u8]) {
+        let session = self.session(channel);
+        session.next_outgoing = session.next_outgoing.wrapping_add(1);
+        session.outgoing_window = session.outgoing_window.saturating_sub(1);
         self.say(&Frame::new(channel, wire::TRANSFER, fields).with_payload(payload));
     }
 
@@ -568,7 +598,7 @@ impl Peer {
 
     fn hear_header(&mut self, header: &[u8]) {
         self.headers += 1;
-        if self.kind == Kind::Device {
+        if self.kind != Kind::Hub {
             let is_sasl = std::mem::take(&mut self.uses_sasl);
             let expected = if is_sasl {
                 wire::SASL_HEADER

@@ -12,6 +12,7 @@ use std::process::{Command as Process, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use linkrouterd::router::settings::policy::PolicySettings;
 use linkrouterd::router::settings::{
     ConnectorRole, ConnectorSettings, ErrorConditions, HostPort, ListenerRole, ListenerSettings, PeerLimits,
     RouterSettings,
@@ -58,6 +59,7 @@ fn settings() -> ShardSettings {
             connectors: Vec::new(),
             routes: Vec::new(),
             max_connections: 10_000,
+            policy: PolicySettings::default(),
             error_conditions: ErrorConditions::Amqp,
             allow_resumable_link_route: true,
             attach_timeout: Duration::from_secs(30),

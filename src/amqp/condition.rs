@@ -22,6 +22,8 @@ pub const INTERNAL_ERROR: &str = "amqp:internal-error";
 pub const INVALID_FIELD: &str = "amqp:invalid-field";
 /// `amqp:link:detach-forced`
 pub const DETACH_FORCED: &str = "amqp:link:detach-forced";
+/// `amqp:link:message-size-exceeded`
+pub const MESSAGE_SIZE_EXCEEDED: &str = "amqp:link:message-size-exceeded";
 /// `amqp:not-allowed`
 pub const NOT_ALLOWED: &str = "amqp:not-allowed";
 /// `amqp:not-found`

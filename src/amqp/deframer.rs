@@ -28,6 +28,11 @@ impl Deframer {
         }
     }
 
+    /// Another limit, from the next frame on.
+    pub const fn set_max_frame_size(&mut self, max_frame_size: u32) {
+        self.max_frame_size = max_frame_size;
+    }
+
     /// The next protocol header; `None` when `input` ends before it is complete.
     pub fn next_header(&mut self, input: &mut &[u8]) -> Option<[u8; header::LENGTH]> {
         self.discard_consumed();

@@ -82,6 +82,21 @@ pub fn attach_tail(tail: Tail<'_>, edits: &Edits<'_>) -> Option<EditedTail> {
     })
 }
 
+/// The `max-message-size` among the fields of an attach behind `role`; `None` when it is null or absent.
+pub fn max_message_size(tail: Tail<'_>) -> Option<u64> {
+    if usize::from(tail.count) <= MAX_MESSAGE_SIZE {
+        return None;
+    }
+    let mut reader = Reader::new(tail.bytes);
+    for _ in 0..MAX_MESSAGE_SIZE {
+        reader.skip().ok()?;
+    }
+    match reader.null() {
+        true => None,
+        false => reader.ulong().ok(),
+    }
+}
+
 /// A source or target with another address, which is the first field of both (AMQP 1.0 part 3, §3.5.3 and §3.5.4).
 fn write_terminus(out: &mut Vec<u8>, encoded: &[u8], address: &str) -> Option<()> {
     let (code, _) = Reader::new(encoded).composite().ok()?;

@@ -2,14 +2,17 @@
 //! built, and built before references are checked.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::Path;
 
 use super::build;
 use super::check;
-use super::model::{Config, SslProfile};
+use super::model::{Config, SslProfile, Vhost};
 use super::names::{quoted, suggestion};
 use super::report::Findings;
 use super::resolve::{Environment, Fields, Resolver};
 use super::source::Section;
+use super::vhost_files;
 
 /// Sections of 0.6 whose attributes are copied into those that name them.
 const ANNOTATIONS: [&str; 2] = ["addrPort", "connectionRole"];
@@ -44,6 +47,11 @@ pub(super) fn assemble(
         connectors.push(connector);
         ssl_profiles.extend(profile);
     }
+    let mut names = HashMap::new();
+    let mut vhosts: Vec<Vhost> = of("vhost")
+        .filter_map(|fields| build::policy::vhost(fields, &mut names, findings))
+        .collect();
+    vhosts.extend(vhosts_of_directory(&policy, &mut resolver, &mut names, findings));
     let router = build::router(&router, &container, findings);
     let mut listeners = Vec::new();
     for fields in of("listener") {
@@ -66,10 +74,49 @@ pub(super) fn assemble(
         logs: of("log")
             .filter_map(|fields| build::log(fields, findings))
             .collect(),
-        policy: build::policy(&policy),
+        policy: build::policy::policy(&policy, vhosts, findings),
     };
     check::check(&config, findings);
     Some(config)
+}
+
+/// The vhosts of `policyDir`.
+fn vhosts_of_directory(
+    policy: &Fields,
+    resolver: &mut Resolver<'_>,
+    names: &mut HashMap<String, String>,
+    findings: &mut Findings,
+) -> Vec<Vhost> {
+    let Some(directory) = policy.text("policyDir").filter(|path| !path.is_empty()) else {
+        return Vec::new();
+    };
+    let files = match vhost_files::read(Path::new(&directory)) {
+        Ok(files) => files,
+        Err(error) => {
+            let line = policy.line_of("policyDir");
+            let message = format!(
+                "policy: the directory {} cannot be read: {error}",
+                quoted(&directory)
+            );
+            match policy.boolean("enableVhostPolicy") {
+                true => findings.error(line, message),
+                false => findings.warning(line, message),
+            }
+            return Vec::new();
+        }
+    };
+    let mut vhosts = Vec::new();
+    for mut file in files {
+        for section in file.sections {
+            let Some(fields) = resolver.resolve(section, &mut file.findings) else {
+                continue;
+            };
+            resolver.judge(&fields, &mut file.findings);
+            vhosts.extend(build::policy::vhost(&fields, names, &mut file.findings));
+        }
+        findings.adopt(file.findings);
+    }
+    vhosts
 }
 
 /// The one section of this name, or one that says nothing.

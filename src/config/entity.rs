@@ -57,6 +57,8 @@ pub enum Kind {
         /// Words of other releases, and ours.
         more: &'static [&'static str],
     },
+    /// A map of maps: the user groups of a `vhost`, each with the attributes of [`group`].
+    Groups,
     /// A decimal number within these bounds.
     Integer {
         /// Smallest.
@@ -64,6 +66,8 @@ pub enum Kind {
         /// Largest.
         max: u32,
     },
+    /// Text between commas, or a JSON list of texts.
+    List,
     /// A map: `NAME: {` lines `}` or JSON.
     Map,
     /// The name of a file or directory.
@@ -151,6 +155,11 @@ pub fn common_attributes() -> &'static [Attribute] {
     table::COMMON
 }
 
+/// A user group of a `vhost`: no section, but read like one.
+pub fn group() -> &'static Entity {
+    &table::GROUP_ENTITY
+}
+
 /// The entity of this canonical name.
 pub(super) fn entity(name: &str) -> Option<&'static Entity> {
     table::ENTITIES.iter().find(|entity| entity.name == name)
@@ -163,7 +172,8 @@ pub(super) fn entity_names() -> impl Iterator<Item = &'static str> {
 
 /// Whether a word is the name of an entity or attribute, or a slip of the pen away from one.
 pub(super) fn is_nearly_known(word: &str) -> bool {
-    let attributes = table::ENTITIES.iter().flat_map(Entity::attribute_names);
+    let all = table::ENTITIES.iter().chain([group()]);
+    let attributes = all.flat_map(Entity::attribute_names);
     nearest(&normalise(word), entity_names().chain(attributes)).is_some()
 }
 

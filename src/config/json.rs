@@ -10,15 +10,13 @@ use serde_json::value::RawValue;
 
 use super::names::quoted;
 use super::report::Findings;
-use super::source::{LineIndex, Raw, RawAttribute, Section, blank_comments, json_error_text};
+use super::source::{LineIndex, MAP_DEPTH, Raw, RawAttribute, Section, blank_comments, json_error_text};
 
 /// Cuts the text into sections.
 pub(super) fn read(text: &str, findings: &mut Findings) -> Vec<Section> {
     let json = blank_comments(text);
-    let place = Place {
-        base: json.as_ptr().addr(),
-        index: LineIndex::new(&json),
-    };
+    let index = LineIndex::new(&json);
+    let place = Place::new(&json, &index);
     // Syntax first, for the file as a whole: from here on only a wrong shape can be met.
     if let Err(error) = serde_json::from_str::<&RawValue>(&json) {
         let line = u32::try_from(error.line()).unwrap_or(u32::MAX).max(1);
@@ -38,7 +36,7 @@ pub(super) fn read(text: &str, findings: &mut Findings) -> Vec<Section> {
         .collect()
 }
 
-fn section(entry: &RawValue, place: &Place, findings: &mut Findings) -> Option<Section> {
+fn section(entry: &RawValue, place: &Place<'_>, findings: &mut Findings) -> Option<Section> {
     let line = place.line_of(entry);
     let parts = serde_json::from_str::<(String, &RawValue)>(entry.get()).ok();
     let section = parts.and_then(|(name, body)| {
@@ -46,7 +44,7 @@ fn section(entry: &RawValue, place: &Place, findings: &mut Findings) -> Option<S
         let mut kept = Vec::with_capacity(attributes.len());
         for (name, value) in attributes {
             let line = place.line_of(value);
-            match raw(value) {
+            match raw(value, place, MAP_DEPTH) {
                 Ok(Some(value)) => kept.push(RawAttribute { name, line, value }),
                 Ok(None) => {}
                 Err(_) => findings.error(
@@ -70,13 +68,17 @@ fn section(entry: &RawValue, place: &Place, findings: &mut Findings) -> Option<S
     section
 }
 
-/// `None` for `null`, which means as much as no attribute at all.
-fn raw(value: &RawValue) -> Result<Option<Raw>, serde_json::Error> {
+/// `None` for `null`, which means as much as no attribute at all. Maps are read `depth` levels deep.
+pub(super) fn raw(
+    value: &RawValue,
+    place: &Place<'_>,
+    depth: usize,
+) -> Result<Option<Raw>, serde_json::Error> {
     let text = value.get();
     Ok(match text.bytes().next() {
         Some(b'"') => Some(Raw::Text(serde_json::from_str(text)?)),
-        Some(b'{') => Some(Raw::Map),
-        Some(b'[') => Some(Raw::List),
+        Some(b'{') => Some(Raw::Map(entries(value, place, depth)?)),
+        Some(b'[') => Some(Raw::List(serde_json::from_str(text).ok())),
         Some(b't') => Some(Raw::Boolean(true)),
         Some(b'f') => Some(Raw::Boolean(false)),
         Some(b'n') | None => None,
@@ -84,13 +86,36 @@ fn raw(value: &RawValue) -> Result<Option<Raw>, serde_json::Error> {
     })
 }
 
-/// Tells where in the text a value stands.
-struct Place {
-    base: usize,
-    index: LineIndex,
+fn entries(map: &RawValue, place: &Place<'_>, depth: usize) -> Result<Vec<RawAttribute>, serde_json::Error> {
+    let Some(depth) = depth.checked_sub(1) else {
+        return Ok(Vec::new());
+    };
+    let Attributes(members) = serde_json::from_str(map.get())?;
+    let mut entries = Vec::with_capacity(members.len());
+    for (name, value) in members {
+        let line = place.line_of(value);
+        if let Some(value) = raw(value, place, depth)? {
+            entries.push(RawAttribute { name, line, value });
+        }
+    }
+    Ok(entries)
 }
 
-impl Place {
+/// Tells where in the text a value stands.
+pub(super) struct Place<'a> {
+    base: usize,
+    index: &'a LineIndex,
+}
+
+impl<'a> Place<'a> {
+    /// For values borrowed from `json`, whose lines `index` knows.
+    pub(super) fn new(json: &str, index: &'a LineIndex) -> Self {
+        Place {
+            base: json.as_ptr().addr(),
+            index,
+        }
+    }
+
     fn line_of(&self, value: &RawValue) -> u32 {
         self.index
             .number_of(value.get().as_ptr().addr().saturating_sub(self.base))

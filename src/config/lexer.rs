@@ -13,15 +13,21 @@
 use serde_json::value::RawValue;
 
 use super::entity;
+use super::json::{self, Place};
 use super::names::{normalise, quoted};
 use super::report::Findings;
-use super::source::{LineIndex, Raw, RawAttribute, Section, blank_comments, json_error_text, number};
+use super::source::{
+    LineIndex, MAP_DEPTH, Raw, RawAttribute, Section, blank_comments, json_error_text, number,
+};
 
 /// After this many unreadable lines the rest is not looked at: it is some other kind of file.
 const MAX_SYNTAX_ERRORS: usize = 50;
 
 /// Attributes whose value is the first run of non-blank characters, with any `#` in it (qdrouterd 1.0+).
 const KEEPS_HASH: [&str; 3] = ["pattern", "bindingKey", "hostname"];
+
+/// Entries of nested maps in whose lists a `#` is a token, not a comment, unless there are blanks around it.
+const HASH_IS_TOKEN: [&str; 2] = ["sourcePattern", "targetPattern"];
 
 /// Cuts the text into sections.
 pub(super) fn read(text: &str, findings: &mut Findings) -> Vec<Section> {
@@ -53,10 +59,17 @@ struct Lexer<'a> {
     /// A name alone on its line: a section if the next line is `{`.
     bare_word: Option<(&'a str, usize)>,
     open: Option<Section>,
-    /// Lines at which the nested maps were opened in which we are.
-    maps: Vec<usize>,
+    /// The nested maps in which we are, the innermost last.
+    maps: Vec<OpenMap>,
     done: Vec<Section>,
     findings: &'a mut Findings,
+}
+
+/// A map of which the end has not come.
+struct OpenMap {
+    name: String,
+    line: u32,
+    entries: Vec<RawAttribute>,
 }
 
 impl<'a> Lexer<'a> {
@@ -148,12 +161,32 @@ impl<'a> Lexer<'a> {
     }
 
     fn close(&mut self, at: usize) {
-        if self.maps.pop().is_some() {
-            return;
+        if let Some(map) = self.maps.pop() {
+            let depth = self.maps.len();
+            return self.keep(
+                depth,
+                RawAttribute {
+                    name: map.name,
+                    line: map.line,
+                    value: Raw::Map(map.entries),
+                },
+            );
         }
         match self.open.take() {
             Some(section) => self.done.push(section),
             None => self.syntax(at, "`}` closes nothing: no section is open here".to_owned()),
+        }
+    }
+
+    /// Puts an attribute into the map that is open at this depth, or the section.
+    fn keep(&mut self, depth: usize, attribute: RawAttribute) {
+        let entries = match depth.checked_sub(1) {
+            Some(index) if depth <= MAP_DEPTH => self.maps.get_mut(index).map(|map| &mut map.entries),
+            Some(_) => None,
+            None => self.open.as_mut().map(|section| &mut section.attributes),
+        };
+        if let Some(entries) = entries {
+            entries.push(attribute);
         }
     }
 
@@ -174,12 +207,10 @@ impl<'a> Lexer<'a> {
         } else {
             self.plain_value(at, name, rest)
         };
-        if let (Some(value), Some(section)) = (value, self.open.as_mut()) {
-            section.attributes.push(RawAttribute {
-                name: name.to_owned(),
-                line: number(at),
-                value,
-            });
+        if let Some(value) = value {
+            let name = name.to_owned();
+            let line = number(at);
+            self.keep(0, RawAttribute { name, line, value });
         }
     }
 
@@ -252,26 +283,30 @@ impl<'a> Lexer<'a> {
         Some(Raw::Text(value.to_owned()))
     }
 
-    /// `NAME: {`: JSON if a quoted key follows (qdrouterd 1.13+), else lines of `name: value` (1.12).
+    /// `NAME: {`: JSON if a quoted key follows (qdrouterd 1.13+), else lines of `name: value` (1.12), which are kept when
+    /// the map is closed.
     fn map(&mut self, at: usize, name: &str, rest: &'a str) -> Option<Raw> {
         if is_blank_or_comment(&rest[1..]) && !self.quoted_key_follows() {
-            self.maps.push(at);
-            return Some(Raw::Map);
+            self.open_map(at, name);
+            return None;
         }
         // `rest` is a piece of `text`, so this is its offset there, and in `json` too.
         let start = rest.as_ptr().addr() - self.text.as_ptr().addr();
         let mut stream = serde_json::Deserializer::from_str(&self.json[start..]).into_iter::<&RawValue>();
-        let outcome = stream.next();
+        let place = Place::new(&self.json, &self.index);
+        let outcome = stream
+            .next()
+            .map(|value| value.and_then(|value| json::raw(value, &place, MAP_DEPTH)));
         let end = start + stream.byte_offset();
         match outcome {
-            Some(Ok(_)) => {
+            Some(Ok(value)) => {
                 let last = self.index.index_of(end.saturating_sub(1));
                 self.next = last + 1;
                 let line_end = self.index.start(last + 1).min(self.json.len());
                 if !self.json[end..line_end].trim().is_empty() {
                     self.syntax(last, format!("text follows the closing `}}` of {}", quoted(name)));
                 }
-                Some(Raw::Map)
+                value
             }
             Some(Err(error)) => {
                 let line = at + error.line().saturating_sub(1);
@@ -312,7 +347,15 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// A line of a nested map. No map of `name: value` lines means anything to us, so its form is all that counts.
+    fn open_map(&mut self, at: usize, name: &str) {
+        self.maps.push(OpenMap {
+            name: name.to_owned(),
+            line: number(at),
+            entries: Vec::new(),
+        });
+    }
+
+    /// A line of a nested map.
     fn map_line(&mut self, at: usize, line: &'a str) {
         let (word, rest) = split_word(line);
         if rest.starts_with('{') && !word.is_empty() {
@@ -321,10 +364,21 @@ impl<'a> Lexer<'a> {
         match line.split_once(':') {
             Some((key, value)) if !key.trim().is_empty() => {
                 let value = value.trim();
+                let key = key.trim();
+                let keeps_hash =
+                    KEEPS_HASH.contains(&key) || HASH_IS_TOKEN.contains(&normalise(key).as_str());
                 if value.starts_with('{') && is_blank_or_comment(&value[1..]) {
-                    self.maps.push(at);
-                } else if is_blank_or_comment(value) && !KEEPS_HASH.contains(&key.trim()) {
+                    self.open_map(at, key);
+                } else if is_blank_or_comment(value) && !keeps_hash {
                     self.syntax(at, "an entry of a nested map has no value".to_owned());
+                } else {
+                    let text = entry_text(value, keeps_hash).to_owned();
+                    let entry = RawAttribute {
+                        name: key.to_owned(),
+                        line: number(at),
+                        value: Raw::Text(text),
+                    };
+                    self.keep(self.maps.len(), entry);
                 }
             }
             _ => self.unreadable(at, line),
@@ -365,6 +419,19 @@ fn split_word(line: &str) -> (&str, &str) {
     let end = line.find(|character| !is_name(character)).unwrap_or(line.len());
     let (word, rest) = line.split_at(end);
     (word, rest.trim_start())
+}
+
+/// The value of an entry of a nested map: without quotes, and without the comment behind it.
+fn entry_text(value: &str, keeps_hash: bool) -> &str {
+    if let Some((quoted, _)) = value.strip_prefix('"').and_then(|rest| rest.split_once('"')) {
+        return quoted;
+    }
+    let comment = if keeps_hash {
+        value.find(" # ")
+    } else {
+        value.find('#')
+    };
+    value[..comment.unwrap_or(value.len())].trim_end()
 }
 
 fn is_blank_or_comment(text: &str) -> bool {

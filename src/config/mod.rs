@@ -9,7 +9,7 @@
 //! ignored or refused is one table, [`entity::entities`].
 //!
 //! A leaf: it imports nothing else of the crate. Files are the only thing it touches, and only these: the file
-//! itself, password files, the list of service names, and whether a certificate file is there.
+//! itself, the files of `policyDir`, password files, the list of service names, and whether a certificate file is there.
 
 mod assemble;
 mod build;
@@ -27,17 +27,18 @@ mod secret;
 mod source;
 mod table;
 mod value;
+mod vhost_files;
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
 pub use model::{
-    AddressFamily, ClientCertificates, Config, Connector, ConnectorRole, Destination, Direction,
-    ErrorConditions, FailoverUrl, LevelSet, LinkRoute, Listener, ListenerRole, Log, LogLevel, LogOutput,
-    Matcher, Policy, Router, SslProfile, TlsVersion,
+    AddressFamily, Addresses, ClientCertificates, Config, Connector, ConnectorRole, Destination, Direction,
+    ErrorConditions, FailoverUrl, Group, LevelSet, LinkRoute, Listener, ListenerRole, Log, LogLevel,
+    LogOutput, Matcher, Policy, RemoteHost, Router, SslProfile, TlsVersion, Vhost,
 };
-pub use report::{Finding, Report, Severity};
+pub use report::{Finding, Report, Severity, sort};
 pub use secret::Secret;
 
 use report::Findings;

@@ -1,8 +1,11 @@
 //! The typed configuration: what the file says, defaults applied, references checked.
 
+mod policy;
+
 use std::time::Duration;
 
 use super::secret::Secret;
+pub use policy::{Addresses, Group, Policy, RemoteHost, Vhost};
 
 /// A whole configuration.
 #[derive(Clone, Debug)]
@@ -19,7 +22,7 @@ pub struct Config {
     pub link_routes: Vec<LinkRoute>,
     /// Log settings, one per module named.
     pub logs: Vec<Log>,
-    /// Limits for all listeners together.
+    /// Limits for all listeners together, and who may do what.
     pub policy: Policy,
 }
 
@@ -396,13 +399,4 @@ pub struct Log {
     pub include_source: Option<bool>,
     /// Where lines go.
     pub output: Option<LogOutput>,
-}
-
-/// Section `policy`.
-#[derive(Clone, Debug)]
-pub struct Policy {
-    /// Line of the section; 0 when there is none.
-    pub line: u32,
-    /// Device connections at one time.
-    pub max_connections: u32,
 }

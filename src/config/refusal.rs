@@ -27,12 +27,9 @@ pub enum When {
     Is(&'static [&'static str]),
 }
 
-const YES: When = When::Is(&["yes"]);
-
 const NO_AUTHENTICATION: &str =
     "no remote authentication service is asked; the listener would admit whom that service would not";
 const NO_NETWORK: &str = "this daemon joins no network of routers";
-const NO_POLICY: &str = "the vhost policy is not applied in this version; everything would be allowed";
 
 /// Every refusal.
 pub const REFUSALS: &[Refusal] = &[
@@ -49,7 +46,6 @@ pub const REFUSALS: &[Refusal] = &[
         When::Is(&["inter-router", "edge", "edge-uplink"]),
         NO_NETWORK,
     ),
-    refuse("policy", "enableVhostPolicy", YES, NO_POLICY),
 ];
 
 /// The refusal that this value meets, if any.

@@ -65,6 +65,14 @@ impl Report {
     }
 }
 
+/// Puts findings in line order: those of this file, then of the others by name. Those of one line keep their order.
+pub fn sort(findings: &mut [Finding], file: &str) {
+    findings.sort_by(|a, b| {
+        let is_other = (a.file != file).cmp(&(b.file != file));
+        is_other.then_with(|| (&a.file, a.line).cmp(&(&b.file, b.line)))
+    });
+}
+
 /// Collects the findings of one file.
 pub(super) struct Findings {
     file: String,
@@ -87,15 +95,35 @@ impl Findings {
         self.push(Severity::Warning, line, message.into());
     }
 
+    /// The name of the file.
+    pub(super) fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// A warning about a line of this file, or of one that belongs to it.
+    pub(super) fn warning_in(&mut self, file: &str, line: u32, message: &str) {
+        self.list.push(Finding {
+            severity: Severity::Warning,
+            file: file.to_owned(),
+            line,
+            message: message.to_owned(),
+        });
+    }
+
+    /// Takes over the findings of a file that belongs to this one.
+    pub(super) fn adopt(&mut self, other: Findings) {
+        self.list.extend(other.list);
+    }
+
     pub(super) fn has_errors(&self) -> bool {
         self.list
             .iter()
             .any(|finding| finding.severity == Severity::Error)
     }
 
-    /// The findings in line order; those of one line stay in the order they were made.
+    /// The findings in the order of [`sort`].
     pub(super) fn into_sorted(mut self) -> Vec<Finding> {
-        self.list.sort_by_key(|finding| finding.line);
+        sort(&mut self.list, &self.file);
         self.list
     }
 

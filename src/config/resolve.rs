@@ -19,6 +19,8 @@ pub(super) struct Fields {
     pub(super) entity: &'static Entity,
     pub(super) line: u32,
     values: Vec<Field>,
+    /// Of a vhost: its user groups, by name.
+    pub(super) groups: Vec<(String, Fields)>,
     /// Attributes whose value could not be read.
     broken: Vec<&'static str>,
 }
@@ -65,6 +67,7 @@ impl<'a> Resolver<'a> {
             entity,
             line: section.line,
             values: Vec::new(),
+            groups: Vec::new(),
             broken: Vec::new(),
         };
         for raw in section.attributes {
@@ -111,6 +114,35 @@ impl<'a> Resolver<'a> {
             },
             findings,
         );
+        if let (Kind::Groups, Raw::Map(groups)) = (attribute.kind, raw.value) {
+            fields.groups = self.groups(groups, findings);
+        }
+    }
+
+    fn groups(&self, groups: Vec<RawAttribute>, findings: &mut Findings) -> Vec<(String, Fields)> {
+        let mut read = Vec::with_capacity(groups.len());
+        for group in groups {
+            let Raw::Map(settings) = group.value else {
+                let message = format!(
+                    "vhost: group {} must be a map of its settings",
+                    quoted(&group.name)
+                );
+                findings.error(group.line, message);
+                continue;
+            };
+            let mut fields = Fields {
+                entity: entity::group(),
+                line: group.line,
+                values: Vec::new(),
+                groups: Vec::new(),
+                broken: Vec::new(),
+            };
+            for raw in settings {
+                self.attribute(&mut fields, raw, findings);
+            }
+            read.push((group.name, fields));
+        }
+        read
     }
 
     /// Says what is old, what has no effect, and what is refused.
@@ -154,6 +186,9 @@ impl<'a> Resolver<'a> {
                 findings.error(field.line, message);
             }
         }
+        for (_, group) in &fields.groups {
+            self.judge(group, findings);
+        }
     }
 }
 
@@ -164,6 +199,7 @@ impl Fields {
             entity,
             line: 0,
             values: Vec::new(),
+            groups: Vec::new(),
             broken: Vec::new(),
         })
     }

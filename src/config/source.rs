@@ -23,9 +23,14 @@ pub(super) enum Raw {
     Text(String),
     Number(String),
     Boolean(bool),
-    Map,
-    List,
+    /// Its entries, as deep as [`MAP_DEPTH`].
+    Map(Vec<RawAttribute>),
+    /// Its members if all of them are text.
+    List(Option<Vec<String>>),
 }
+
+/// Maps within maps whose entries are kept; whatever is deeper means nothing to us, and is not worth a stack.
+pub(super) const MAP_DEPTH: usize = 3;
 
 /// Finds the line of a byte offset.
 pub(super) struct LineIndex {

@@ -64,11 +64,10 @@ const NO_MESSAGE_ROUTING: &str =
     "this daemon routes links, not messages: an attach that no linkRoute matches is refused";
 const NO_NETWORK: &str = "this daemon joins no network of routers: it runs standalone";
 const NO_OPEN_PROPERTIES: &str = "they are not sent in the open";
-const NO_POLICY: &str = "of the policy only maxConnections is applied";
 const NO_KEY_PASSWORD: &str = "a private key with a password cannot be read in this version: store the key without one, for its owner only";
 const NO_TRUSTED_CERTS: &str =
     "no list of trusted certificates is announced; qdrouterd 1.14+ ignored it, too";
-const NO_VHOST_POLICY: &str = "no vhost policy is applied";
+const NO_RULESET: &str = "rules of 0.6 are not read: write them as vhost sections";
 
 /// The attributes that every entity has.
 pub(super) const COMMON: &[Attribute] = &[
@@ -280,12 +279,50 @@ const LOG: &[Attribute] = &[
 const POLICY: &[Attribute] = &[
     run("maxConnections", COUNT, "65535").old(&["maximumConnections"]),
     run("enableVhostPolicy", Kind::Boolean, "no").old(&["enableAccessRules"]),
-    accepted("enableVhostNamePatterns", Kind::Boolean, "no"),
-    accepted("policyDir", Kind::Path, "").old(&["policyFolder"]),
-    accepted("defaultVhost", Kind::Text, "$default").old(&["defaultApplication"]),
+    run("enableVhostNamePatterns", Kind::Boolean, "no"),
+    run("policyDir", Kind::Path, "").old(&["policyFolder"]),
+    run("defaultVhost", Kind::Text, "$default").old(&["defaultApplication"]),
     accepted("defaultApplicationEnabled", Kind::Boolean, "no"),
-    ignored("maxMessageSize", COUNT, "", NO_POLICY),
+    run("maxMessageSize", COUNT, "0"),
 ];
+
+const VHOST: &[Attribute] = &[
+    run("hostname", Kind::Text, "").old(&["id"]),
+    run("aliases", Kind::List, ""),
+    run("maxConnections", COUNT, "65535"),
+    run("maxConnectionsPerUser", COUNT, "65535"),
+    run("maxConnectionsPerHost", COUNT, "65535"),
+    run("maxMessageSize", COUNT, ""),
+    run("allowUnknownUser", Kind::Boolean, "no"),
+    run("groups", Kind::Groups, ""),
+];
+
+const GROUP: &[Attribute] = &[
+    run("users", Kind::List, ""),
+    run("remoteHosts", Kind::List, ""),
+    run("maxConnectionsPerUser", COUNT, ""),
+    run("maxConnectionsPerHost", COUNT, ""),
+    run("maxFrameSize", COUNT, ""),
+    run("maxSessions", COUNT, ""),
+    run("maxSessionWindow", COUNT, ""),
+    run("maxSenders", COUNT, ""),
+    run("maxReceivers", COUNT, ""),
+    run("maxMessageSize", COUNT, ""),
+    run("allowDynamicSource", Kind::Boolean, "no"),
+    run("allowAnonymousSender", Kind::Boolean, "no"),
+    accepted("allowUserIdProxy", Kind::Boolean, "no"),
+    accepted("allowWaypointLinks", Kind::Boolean, "yes"),
+    accepted("allowFallbackLinks", Kind::Boolean, "yes"),
+    accepted("allowDynamicLinkRoutes", Kind::Boolean, "yes"),
+    accepted("allowAdminStatusUpdate", Kind::Boolean, "yes"),
+    run("sources", Kind::List, ""),
+    run("targets", Kind::List, ""),
+    run("sourcePattern", Kind::List, ""),
+    run("targetPattern", Kind::List, ""),
+];
+
+/// No section: what a user group of a vhost may say.
+pub(super) static GROUP_ENTITY: Entity = entity("group", false, GROUP);
 
 const ADDR_PORT: &[Attribute] = &[
     run("host", Kind::Text, "").old(&["addr"]),
@@ -304,6 +341,7 @@ pub(super) const ENTITIES: &[Entity] = &[
     entity("linkRoute", false, LINK_ROUTE),
     entity("log", false, LOG),
     entity("policy", true, POLICY),
+    entity("vhost", false, VHOST),
     entity("container", true, CONTAINER),
     entity("linkRoutePattern", false, LINK_ROUTE_PATTERN),
     entity("addrPort", false, ADDR_PORT),
@@ -360,21 +398,7 @@ pub(super) const ENTITIES: &[Entity] = &[
     ),
     not_run("exchange", NO_MESSAGE_ROUTING, &[]),
     not_run("binding", NO_MESSAGE_ROUTING, &[]),
-    not_run(
-        "vhost",
-        NO_VHOST_POLICY,
-        &[
-            of_ignored("hostname").old(&["id"]),
-            of_ignored("maxConnections"),
-            of_ignored("maxConnectionsPerUser"),
-            of_ignored("maxConnectionsPerHost"),
-            of_ignored("maxMessageSize"),
-            of_ignored("allowUnknownUser"),
-            of_ignored("aliases"),
-            of_ignored("groups"),
-        ],
-    ),
-    not_run("policyRuleset", NO_VHOST_POLICY, &[]),
+    not_run("policyRuleset", NO_RULESET, &[]),
     not_run(
         "authServicePlugin",
         "no remote authentication service is asked",

@@ -29,10 +29,11 @@ pub(super) fn read(
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Value, String> {
     match (kind, raw) {
-        (Kind::Any, _) | (Kind::Map, Raw::Map) => return Ok(Value::Opaque),
-        (Kind::Map, _) => return Err("must be a map: `NAME: {` … `}`".to_owned()),
-        (_, Raw::Map) => return Err("cannot be a map".to_owned()),
-        (_, Raw::List) => return Err("cannot be a list".to_owned()),
+        (Kind::Any, _) | (Kind::Map | Kind::Groups, Raw::Map(_)) => return Ok(Value::Opaque),
+        (Kind::List, Raw::List(Some(members))) => return Ok(Value::Words(members.clone())),
+        (Kind::Map | Kind::Groups, _) => return Err("must be a map: `NAME: {` … `}`".to_owned()),
+        (_, Raw::Map(_)) => return Err("cannot be a map".to_owned()),
+        (_, Raw::List(_)) => return Err("cannot be a list".to_owned()),
         (Kind::Boolean, Raw::Boolean(value)) => return Ok(Value::Boolean(*value)),
         (Kind::Boolean, Raw::Number(number)) if number == "0" || number == "1" => {
             return Ok(Value::Boolean(number == "1"));
@@ -43,13 +44,14 @@ pub(super) fn read(
         Raw::Text(text) | Raw::Number(text) => text.as_str(),
         Raw::Boolean(true) => "true",
         Raw::Boolean(false) => "false",
-        Raw::Map | Raw::List => "",
+        Raw::Map(_) | Raw::List(_) => "",
     };
     match kind {
-        Kind::Any | Kind::Map => Ok(Value::Opaque),
+        Kind::Any | Kind::Map | Kind::Groups => Ok(Value::Opaque),
         Kind::Boolean => boolean(text).map(Value::Boolean),
         Kind::Enum { tags, more } => tag(text, tags, more).map(Value::Tag),
         Kind::Integer { min, max } => integer(text, min, max).map(Value::Integer),
+        Kind::List => Ok(Value::Words(list(text))),
         Kind::Path | Kind::Text => Ok(Value::Text(text.to_owned())),
         Kind::Port => port(text).map(Value::Port),
         Kind::Secret { literal } => {
@@ -57,6 +59,12 @@ pub(super) fn read(
         }
         Kind::Words => Ok(Value::Words(text.split_whitespace().map(str::to_owned).collect())),
     }
+}
+
+/// What stands between commas, without the blanks around it.
+fn list(text: &str) -> Vec<String> {
+    let members = text.split(',').map(str::trim).filter(|member| !member.is_empty());
+    members.map(str::to_owned).collect()
 }
 
 fn boolean(text: &str) -> Result<bool, String> {

@@ -17,7 +17,7 @@ use crate::amqp::failover::FailoverServer;
 use crate::amqp::frame::{Frame, FrameType, HEARTBEAT, MIN_MAX_FRAME_SIZE};
 use crate::amqp::header::ProtocolHeader;
 use crate::amqp::originate;
-use crate::amqp::performative::{Begin, Open, Performative};
+use crate::amqp::performative::{Begin, Open, Performative, Role};
 use crate::amqp::sasl::SaslFrame;
 use crate::amqp::serial::{Channel, Handle};
 
@@ -157,7 +157,8 @@ impl Connection {
     }
 
     /// Ends a turn begun with [`take_deframer`](Self::take_deframer).
-    pub fn put_back(&mut self, deframer: Deframer) {
+    pub fn put_back(&mut self, mut deframer: Deframer) {
+        deframer.set_max_frame_size(self.announce.max_frame_size);
         self.deframer = deframer;
     }
 
@@ -496,6 +497,12 @@ impl Connection {
             .iter()
             .flatten()
             .flat_map(|session| session.owners.iter().copied())
+    }
+
+    /// Links that the peer has in this role and that their owner still knows.
+    pub fn owned_links(&self, role: Role) -> usize {
+        let sessions = self.sessions.iter().flatten();
+        sessions.map(|session| session.owned_links(role.other())).sum()
     }
 
     /// What the owner has kept with all sessions; they are forgotten here.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::ConnectionError;
-use super::connection::{Connection, Phase, Side};
+use super::connection::{Announce, Connection, Phase, Side};
 use super::event::Event;
 use super::limits;
 use crate::amqp::header::{self, ProtocolHeader};
@@ -176,6 +176,12 @@ pub(super) const fn name(frame: &SaslFrame<'_>) -> &'static str {
 }
 
 impl Connection {
+    /// Announces other limits than those of the listener. Before [`send_open`](Self::send_open); held to from the end of
+    /// this turn on.
+    pub fn announce(&mut self, announce: Arc<Announce>) {
+        self.announce = announce;
+    }
+
     /// The transport is encrypted, and `user` is whom the peer's verified certificate names, if it has shown one. To be
     /// told before any input.
     pub fn secured(&mut self, user: Option<Box<str>>) {

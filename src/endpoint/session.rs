@@ -249,6 +249,13 @@ impl Session {
         self.links.len()
     }
 
+    /// Links of ours in this role that the peer has not detached and whose owner still knows them.
+    pub(super) fn owned_links(&self, role: Role) -> usize {
+        self.links()
+            .filter(|(_, link)| link.role == role && link.owner.is_some() && link.remote != End::Detached)
+            .count()
+    }
+
     /// All links with their handles.
     pub fn links(&self) -> impl Iterator<Item = (Handle, &Link)> {
         self.links

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::admission::limited_answer;
 use super::connection::{Kind, index};
 use super::pair::{Leg, LinkPair, SessionPair, SessionRef, Way};
 use super::route::Placing;
@@ -71,6 +72,9 @@ impl Router {
                 describe(attach.target),
             );
         }
+        if let Err(error) = self.admit_link(key, attach, now) {
+            return self.refuse(key, channel, handle, attach, &error);
+        }
         let decision = match self.decide(key, attach, Placing::InTurn) {
             Ok(decision) => decision,
             Err(error) => return self.refuse(key, channel, handle, attach, &error),
@@ -87,7 +91,7 @@ impl Router {
         };
         let link = LinkPair {
             session_pair,
-            device: handle,
+            device: Some(handle),
             upstream: None,
             role: attach.role,
             number,
@@ -100,6 +104,7 @@ impl Router {
             is_answered: false,
             closing: None,
             delivering: None,
+            message_size: self.message_size(key, attach.role),
             deliveries: 0,
         };
         let pair = u32::try_from(self.link_pairs.insert(link)).unwrap_or(u32::MAX);
@@ -252,6 +257,8 @@ impl Router {
             .take()
             .and_then(|readdressing| readdressing.towards_device(role, attach));
         let tail = edited.as_ref().map_or(attach.tail, EditedTail::tail);
+        let limited = limited_answer(link, attach, tail);
+        let tail = limited.as_ref().map_or(tail, EditedTail::tail);
         if let Some((connection, channel, handle)) = self.link_end(number, Leg::Device)
             && let Some(entry) = self.entry_mut(connection)
         {

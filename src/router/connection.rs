@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::admission::Place;
 use super::attach::excerpt;
 use super::connector::Connector;
 use super::flow_control::Gate;
@@ -62,6 +63,8 @@ pub(super) struct Entry {
     pub(super) container_id: Box<str>,
     /// The virtual host that a device is on: its open.hostname.
     pub(super) vhost: Box<str>,
+    /// Its place in the book of the policy.
+    pub(super) admission: Place,
     /// The deadline that is in the timers.
     pub(super) scheduled: Option<Instant>,
     /// A wake-up is under way already.
@@ -81,6 +84,7 @@ impl Entry {
             host: Box::default(),
             container_id: Box::default(),
             vhost: Box::default(),
+            admission: None,
             scheduled: None,
             is_awake: false,
             was_open: false,
@@ -270,20 +274,19 @@ impl Router {
         entry.was_open = true;
         let kind = entry.kind;
         match kind {
-            Kind::Device(id) => {
-                let fixed = self
-                    .settings
-                    .listeners
-                    .get(id.0)
-                    .and_then(|l| l.policy_vhost.as_deref());
-                let vhost = fixed.or(open.hostname).unwrap_or_default().into();
-                if let Some(entry) = self.entry_mut(key) {
-                    entry.vhost = vhost;
+            Kind::Device(listener) => {
+                if self.admit(key, listener, open.hostname, now)
+                    && let Some(entry) = self.entry_mut(key)
+                {
                     entry.connection.send_open();
+                    self.log_opened(key, open);
                 }
-                self.log_opened(key, open);
             }
             Kind::Broker(listener, id) => {
+                if !self.admit(key, listener, open.hostname, now) {
+                    return;
+                }
+                let Some(entry) = self.entry_mut(key) else { return };
                 entry.connection.send_open();
                 let peer = entry.transport.peer.clone();
                 if let Some(listener) = self.settings.listeners.get(listener.0) {

@@ -21,10 +21,11 @@ pub(super) enum Farewell {
 }
 
 impl Router {
-    /// All sessions of a connection are over.
+    /// All sessions of a connection are over, and its place is free.
     pub(super) fn release_sessions(&mut self, key: ConnectionKey, farewell: Farewell) {
         let Some(entry) = self.entry_mut(key) else { return };
         let owners = entry.connection.take_owners();
+        self.give_up_place(key);
         self.sessions_gone(key, &owners, &farewell);
     }
 
@@ -282,7 +283,10 @@ impl Router {
         let Some(pair) = self.link_pairs.get(index(number)) else {
             return;
         };
-        let (handle, link_number, closed) = (pair.device, pair.number, !pair.survives_disconnect);
+        let (Some(handle), link_number, closed) = (pair.device, pair.number, !pair.survives_disconnect)
+        else {
+            return;
+        };
         let is_sending = pair.way() == Way::Down && pair.delivering.is_some();
         let Some(entry) = self.entry_mut(connection) else {
             return;

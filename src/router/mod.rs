@@ -31,6 +31,7 @@
     )
 )]
 
+mod admission;
 mod attach;
 mod connection;
 mod connector;
@@ -41,6 +42,7 @@ mod flow_control;
 mod loss;
 mod pair;
 mod pattern;
+mod policy;
 mod prefix;
 mod reload;
 mod route;
@@ -53,7 +55,7 @@ mod unanswered;
 mod upstream;
 mod waiting;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,9 +66,11 @@ use crate::amqp::condition::{self, AmqpError};
 use crate::endpoint::connection::{Announce, Connection, Side};
 use crate::endpoint::event::{Event, Fault};
 pub use crate::endpoint::handshake::Verdict;
+use admission::{Denials, GroupAnnounce};
 use connection::{Entry, Kind};
 use connector::{Connector, State};
 use pair::{LinkPair, SessionPair};
+use policy::{Book, Policy};
 pub use reload::Reloaded;
 use settings::{ConnectorId, HostPort, ListenerId, ListenerRole, RouterSettings, Secret};
 pub use snapshot::{ConnectorReport, ConnectorStatus, Snapshot};
@@ -154,6 +158,12 @@ pub struct Router {
     /// Keys the connectors' jitter, so that two gateways do not return at once.
     random: RandomState,
     routes: LinkRouteTable,
+    policy: Policy,
+    /// The devices that the policy has admitted.
+    book: Book,
+    denials: Denials,
+    /// What the devices of a listener and a group share, where it is not what all of the listener do.
+    group_announces: HashMap<(ListenerId, usize), GroupAnnounce>,
     connections: Slab<Entry>,
     session_pairs: Slab<SessionPair>,
     link_pairs: Slab<LinkPair>,
@@ -196,6 +206,10 @@ impl Router {
             next_connector: 0,
             random: RandomState::new(),
             routes,
+            policy: Policy::new(settings.policy.clone()),
+            book: Book::default(),
+            denials: Denials::default(),
+            group_announces: HashMap::new(),
             settings,
             connections: Slab::new(),
             session_pairs: Slab::new(),
@@ -514,7 +528,7 @@ impl Router {
                 transfer,
                 body,
             } => {
-                self.on_transfer(key, channel, handle, &transfer, body);
+                self.on_transfer(key, channel, handle, &transfer, body, now);
             }
             Event::Disposition {
                 channel,

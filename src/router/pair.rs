@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::ConnectionKey;
+use super::admission::MessageSize;
 use super::delivery_map::DeliveryMap;
 use super::prefix::Readdressing;
 use super::settings::ConnectorId;
@@ -162,8 +163,9 @@ pub(super) enum ParkedKind {
 #[derive(Debug)]
 pub(super) struct LinkPair {
     pub(super) session_pair: u32,
-    /// The device's link, by our handle on the device's session.
-    pub(super) device: Handle,
+    /// The device's link, by our handle on the device's session; `None` once it is detached for good and only what it
+    /// sent before is still on its way.
+    pub(super) device: Option<Handle>,
     /// The hub's link, by our handle on the upstream session; `None` while the connector is not open.
     pub(super) upstream: Option<Handle>,
     /// The device's role.
@@ -188,6 +190,8 @@ pub(super) struct LinkPair {
     pub(super) closing: Option<Closing>,
     /// The delivery under way to the target: its id at its source, and at the target.
     pub(super) delivering: Option<(DeliveryId, DeliveryId)>,
+    /// How large the device's messages may be, and how large this one is.
+    pub(super) message_size: Option<MessageSize>,
     /// Deliveries completed.
     pub(super) deliveries: u64,
 }
@@ -210,7 +214,7 @@ impl LinkPair {
 
     pub(super) const fn handle(&self, end: Leg) -> Option<Handle> {
         match end {
-            Leg::Device => Some(self.device),
+            Leg::Device => self.device,
             Leg::Upstream => self.upstream,
         }
     }

@@ -33,6 +33,7 @@ impl Router {
     ///
     /// - The container-id and the listeners' number and order must be as before; what the settings say of a listener is
     ///   for connections to come.
+    /// - The policy is for those who connect from now on; who is connected keeps what he was admitted to.
     /// - Routes are for attaches to come: links stay, whatever the new table says.
     /// - A connector of the same name and with equal settings stays, with its connection and all links, if
     ///   `is_same_way` agrees: given its id and its position in the new settings, it compares what the driver keeps.
@@ -110,6 +111,7 @@ impl Router {
             .iter()
             .map(|listener| connection::listener(&settings, listener))
             .collect();
+        self.replace_policy(settings.policy.clone());
         self.settings = settings;
 
         for id in former.into_values() {

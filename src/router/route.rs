@@ -14,7 +14,7 @@ use crate::amqp::terminus::{DYNAMIC_ADDRESS_KEY, Terminus, TerminusKind};
 use crate::endpoint::limits;
 
 /// The address under which a coordinator is routed (qdrouterd 1.19).
-const COORDINATOR: &str = "$coordinator";
+pub(super) const COORDINATOR: &str = "$coordinator";
 
 /// Where a device's attach goes.
 pub(super) struct Decision {

@@ -2,6 +2,8 @@
 //!
 //! `daemon::build` makes them from the configuration; nothing here knows the file's dialects.
 
+pub mod policy;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -217,6 +219,8 @@ pub struct RouterSettings {
     pub routes: Vec<RouteSettings>,
     /// `policy.maxConnections`: accepted connections above this are dropped at once.
     pub max_connections: usize,
+    /// Who may connect, and attach what.
+    pub policy: policy::PolicySettings,
     /// Condition names towards devices.
     pub error_conditions: ErrorConditions,
     /// `allowResumableLinkRoute`: whether a routed terminus may outlive the device's connection.

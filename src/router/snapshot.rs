@@ -12,6 +12,8 @@ pub struct Snapshot {
     pub session_pairs: usize,
     /// Device links joined to an upstream link, or waiting for one.
     pub link_pairs: usize,
+    /// Devices that the vhost policy has admitted and counts.
+    pub admitted: usize,
     /// Attaches that wait for a connector.
     pub waiting_attaches: usize,
     /// Bytes of devices that wait for hubs.
@@ -97,6 +99,7 @@ impl Router {
             connections: self.connections.len(),
             session_pairs: self.session_pairs.len(),
             link_pairs: self.link_pairs.len(),
+            admitted: self.book.connections(),
             waiting_attaches: self.connectors.values().map(|c| c.waiting.len()).sum(),
             parked_bytes: self.parked_total,
             held_bytes: self.held_total,

@@ -3,6 +3,8 @@
 //! A frame whose way is free is written straight into the target's outbox: no allocation, no lock, no decoding of
 //! what is only carried. One whose way is not free is parked, and the pump sends it later.
 
+use std::time::Instant;
+
 use super::connection::index;
 use super::pair::{Leg, Parked, ParkedKind, Way};
 use super::{ConnectionKey, Router};
@@ -31,6 +33,7 @@ impl Router {
         handle: Handle,
         transfer: &Transfer<'_>,
         body: &[u8],
+        now: Instant,
     ) {
         let Some(entry) = self.entry_mut(key) else { return };
         let owner = entry
@@ -42,10 +45,19 @@ impl Router {
             entry.connection.refresh_window(channel, 0);
             return;
         };
-        let Some(link) = self.link_pairs.get(index(number)) else {
+        let Some(link) = self.link_pairs.get_mut(index(number)) else {
             return;
         };
         let (pair, way) = (link.session_pair, link.way());
+        if let Some(size) = &mut link.message_size
+            && size.is_exceeded_by(transfer)
+        {
+            self.refuse_message(number, now);
+            if let Some(entry) = self.entry_mut(key) {
+                entry.connection.refresh_window(channel, 0);
+            }
+            return;
+        }
         let is_free = self
             .session_pairs
             .get(index(pair))

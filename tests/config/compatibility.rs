@@ -148,10 +148,6 @@ fn what_would_weaken_security_or_change_the_meaning_is_refused() {
             &[(3, "error", part)],
         );
     }
-    expect(
-        "policy {\n enableVhostPolicy: yes\n}\n",
-        &[(2, "error", "everything would be allowed")],
-    );
 }
 
 #[test]
@@ -171,7 +167,10 @@ fn what_is_known_but_not_run_is_said_once() {
         ),
         ("waypoint {\n address: q\n connector: X\n}\n", "no link is opened"),
         ("console {\n listener: l\n args: --x\n}\n", "no web console"),
-        ("vhost {\n id: v\n allowUnknownUser: yes\n}\n", "no vhost policy"),
+        (
+            "policyRuleset {\n applicationName: a\n}\n",
+            "write them as vhost sections",
+        ),
         (
             "authServicePlugin {\n name: a\n host: h\n}\n",
             "no remote authentication service",

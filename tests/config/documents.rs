@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use linkrouterd::config::entity::{Attribute, Entity, Handling, Kind, Support, common_attributes, entities};
+use linkrouterd::config::entity::{
+    Attribute, Entity, Handling, Kind, Support, common_attributes, entities, group,
+};
 use linkrouterd::config::refusal::{REFUSALS, When};
 use linkrouterd::config::{
     self, Config, ConnectorRole, Destination, Direction, ListenerRole, Matcher, Report,
@@ -198,6 +200,8 @@ fn row(entity: &str, attribute: &Attribute) -> String {
         Kind::Boolean => "yes or no".to_owned(),
         Kind::Enum { tags, more } => code(tags.iter().chain(more).copied()),
         Kind::Integer { .. } => "number".to_owned(),
+        Kind::Groups => "groups".to_owned(),
+        Kind::List => "list".to_owned(),
         Kind::Map => "map".to_owned(),
         Kind::Path => "path".to_owned(),
         Kind::Port => "port".to_owned(),
@@ -274,6 +278,7 @@ fn the_reference_has_a_row_for_every_attribute_and_no_other() {
         .filter(|entity| entity.handling == Handling::Run)
         .map(|entity| (entity.name.to_owned(), rows(entity)))
         .collect();
+    expected.push((group().name.to_owned(), rows(group())));
     expected.push((
         "Every section".to_owned(),
         common_attributes().iter().map(|it| row("", it)).collect(),

@@ -1,6 +1,6 @@
 //! How lines are read: the section notation, JSON blocks, whole files in JSON.
 
-use linkrouterd::config::{Direction, Matcher};
+use linkrouterd::config::{Addresses, Direction, Matcher};
 
 use crate::{expect, expect_as, flawless, good, read, read_as, shown};
 
@@ -167,52 +167,92 @@ fn another_kind_of_file_is_given_up() {
 }
 
 #[test]
-fn nested_maps_in_every_notation_are_passed_over() {
+fn nested_maps_in_every_notation_are_read_alike() {
     for body in [
-        "groups: {\n  \"$default\": {\n   \"users\": \"*\", # all\n   # comment\n   \"targets\": \"d/*, $cbs\"\n  }\n }",
-        "groups: {\n  $default: {\n   users: *\n   targets: d/*, $cbs\n  }\n }",
-        "groups: {\n }",
-        "groups: {\"$default\": {\"users\": \"*\"}} # one line",
+        "groups: {\n  \"$default\": {\n   \"users\": \"*\", # all\n   # comment\n   \"remoteHosts\": \"*\",\n   \"targets\": [\"d/*\", \"$cbs\"]\n  }\n }",
+        "groups: {\n  $default: {\n   users: * # all\n   # comment\n   remote-hosts: \"*\"\n   targets: d/*, $cbs\n  }\n }",
+        "groups: {\"$default\": {\"users\": \"*\", \"remoteHosts\": \"*\", \"targets\": \"d/*,$cbs\"}} # one line",
     ] {
         let text = format!("vhost {{\n hostname: $default\n {body}\n}}\nrouter {{\n id: A\n}}\n");
-        expect(
-            &text,
-            &[(1, "warning", "vhost is not run: no vhost policy is applied")],
+        expect(&text, &[(1, "warning", "everyone may connect")]);
+        let config = good(&text);
+        assert_eq!(config.router.id, "A");
+        let group = &config.policy.vhosts[0].groups[0];
+        assert_eq!(
+            (group.name.as_str(), group.users.as_slice()),
+            ("$default", &["*".to_owned()][..])
         );
-        assert_eq!(good(&text).router.id, "A");
+        assert_eq!(
+            group.targets,
+            Addresses::Listed(vec!["d/*".to_owned(), "$cbs".to_owned()])
+        );
     }
 }
 
 #[test]
 fn faults_in_nested_maps_have_their_own_lines() {
-    let warning = (1, "warning", "vhost is not run");
-    expect(
-        "vhost {\n groups: {\n  \"a\": {\n   \"users\": \"*\"\n   \"x\": 1\n  }\n }\n}\nrouter {\n ID: A\n}\n",
-        &[
-            warning,
-            (5, "error", "the JSON of `groups` is wrong"),
-            (10, "error", "did you mean `id`?"),
-        ],
-    );
-    expect(
-        "vhost {\n groups: {\n  a: {\n   users\n  }\n }\n}\n",
-        &[warning, (4, "error", "cannot read")],
-    );
-    expect(
-        "vhost {\n groups: {\n  a: {\n  }\n}\nrouter {\n id: A\n}\n",
-        &[
-            warning,
-            (
-                6,
-                "error",
-                "section `router` starts inside section `vhost` of line 1",
-            ),
-        ],
-    );
+    for (text, errors) in [
+        (
+            "vhost {\n groups: {\n  \"a\": {\n   \"users\": \"*\"\n   \"x\": 1\n  }\n }\n}\nrouter {\n ID: A\n}\n",
+            &[
+                "t.conf:5: error: the JSON of `groups` is wrong",
+                "t.conf:10: error: ",
+            ][..],
+        ),
+        (
+            "vhost {\n groups: {\n  a: {\n   users\n  }\n }\n}\n",
+            &["t.conf:4: error: cannot read"],
+        ),
+        (
+            "vhost {\n groups: {\n  a: {\n  }\n}\nrouter {\n id: A\n}\n",
+            &["t.conf:6: error: section `router` starts inside section `vhost` of line 1"],
+        ),
+        (
+            "vhost {\n id: v\n groups: {\n  a: {\n   user: x\n  }\n }\n}\n",
+            &["t.conf:5: error: group: unknown attribute `user`; did you mean `users`?"],
+        ),
+        (
+            "vhost {\n id: v\n groups: {\"a\": {\n  \"maxSenders\": \"many\",\n  \"maxReceivers\": {}\n }}\n}\n",
+            &[
+                "t.conf:4: error: group: `maxSenders` is `many`",
+                "t.conf:5: error: group: `maxReceivers` cannot be a map",
+            ],
+        ),
+        (
+            "vhost {\n id: v\n groups: {\n  a: x\n }\n}\n",
+            &["t.conf:4: error: vhost: group `a` must be a map"],
+        ),
+        (
+            "vhost {\n id: v\n groups: x\n}\n",
+            &["t.conf:3: error: vhost: `groups` must be a map"],
+        ),
+    ] {
+        let found = shown(&read(text));
+        for error in errors {
+            assert!(found.contains(error), "{error} in\n{found}");
+        }
+    }
     expect(
         "router {\n id: {\n  a: b\n }\n}\n",
         &[(2, "error", "`id` cannot be a map")],
     );
+}
+
+#[test]
+fn maps_as_deep_as_a_file_is_long_do_no_harm() {
+    let depth = 100_000;
+    let nested = format!(
+        "vhost {{\n id: v\n groups: {{\n{}{}}}\n}}\n",
+        "a: {\n".repeat(depth),
+        "}\n".repeat(depth)
+    );
+    assert!(!shown(&read(&nested)).contains("error: cannot read"));
+    let json = format!(
+        "vhost {{\n id: v\n groups: {}1{}\n}}\n",
+        "{\"a\":".repeat(depth),
+        "}".repeat(depth)
+    );
+    read(&json);
 }
 
 #[test]

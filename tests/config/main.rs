@@ -5,6 +5,7 @@ mod documents;
 mod entities;
 mod failover;
 mod grammar;
+mod policy;
 mod properties;
 mod secrets;
 mod security;

@@ -1,5 +1,7 @@
 //! A device and a hub with two links between them, one each way: where most scenarios begin.
 
+use linkrouterd::router::settings::RouterSettings;
+
 use crate::peer::Announces;
 use crate::world::{DEVICE_AUTO, HUB_AUTO, PeerId, World, settings};
 
@@ -16,11 +18,15 @@ pub(crate) struct Tunnel {
 }
 
 pub(crate) fn tunnel_with(device_window: u32, hub_window: u32) -> Tunnel {
+    tunnel_of(settings(), device_window, hub_window)
+}
+
+pub(crate) fn tunnel_of(settings: RouterSettings, device_window: u32, hub_window: u32) -> Tunnel {
     let announce = |window| Announces {
         window,
         ..Announces::default()
     };
-    let mut world = World::new(settings());
+    let mut world = World::new(settings);
     // No window is refreshed: what is not taken stays with the router.
     let (mut device_auto, mut hub_auto) = (DEVICE_AUTO, HUB_AUTO);
     device_auto.window = false;

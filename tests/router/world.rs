@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use linkrouterd::router::settings::policy::PolicySettings;
 use linkrouterd::router::settings::{
     ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, HostPort,
     ListenerId, ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
@@ -171,6 +172,7 @@ pub(crate) fn settings() -> RouterSettings {
             })
             .collect(),
         max_connections: 1000,
+        policy: PolicySettings::default(),
         error_conditions: ErrorConditions::Amqp,
         allow_resumable_link_route: true,
         attach_timeout: Duration::from_secs(15),
@@ -198,7 +200,7 @@ impl World {
 
     /// A device that has connected; nothing said yet.
     pub(crate) fn connect(&mut self, container: &str, auto: Auto, announces: Announces) -> Option<PeerId> {
-        self.connect_to(ListenerId(0), container, auto, announces)
+        self.connect_from(container, ListenerId(0), container, auto, announces)
     }
 
     pub(crate) fn connect_to(
@@ -208,8 +210,20 @@ impl World {
         auto: Auto,
         announces: Announces,
     ) -> Option<PeerId> {
+        self.connect_from(container, listener, container, auto, announces)
+    }
+
+    /// One that has connected from this address.
+    pub(crate) fn connect_from(
+        &mut self,
+        address: &str,
+        listener: ListenerId,
+        container: &str,
+        auto: Auto,
+        announces: Announces,
+    ) -> Option<PeerId> {
         let info = TransportInfo {
-            peer: container.into(),
+            peer: address.into(),
             tls: None,
         };
         let key = self.router.accepted(listener, info, self.now)?;

@@ -5,6 +5,7 @@
 
 mod failover;
 pub(super) mod listener;
+pub(super) mod policy;
 pub(super) mod route;
 pub(super) mod tls;
 
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use super::levels;
 use super::model::{
-    AddressFamily, Connector, ConnectorRole, ErrorConditions, Log, LogOutput, Policy, Router, SslProfile,
+    AddressFamily, Connector, ConnectorRole, ErrorConditions, Log, LogOutput, Router, SslProfile,
 };
 use super::names::{quoted, suggestion};
 use super::report::Findings;
@@ -259,16 +260,6 @@ fn connector_mechanisms(fields: &Fields, findings: &mut Findings) -> Vec<String>
         findings.error(line, message);
     }
     usable
-}
-
-/// Limits for all listeners together.
-pub(super) fn policy(fields: &Fields) -> Policy {
-    // 0.6 had 0 for "no limit"; the default is as good as none.
-    let max_connections = fields.integer("maxConnections").filter(|limit| *limit > 0);
-    Policy {
-        line: fields.line,
-        max_connections: max_connections.unwrap_or(65535),
-    }
 }
 
 /// Log settings of one module.

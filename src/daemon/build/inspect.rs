@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::SystemTime;
 
+use super::policy::unknown_hosts;
 use crate::config::{self, Config, Finding, Severity};
 use crate::daemon::build::shard::server_tls_settings;
 use crate::daemon::logging;
@@ -24,7 +25,22 @@ impl Inspection {
         };
         inspection.log(config);
         inspection.certificates(config, now);
+        inspection.remote_hosts(config);
         inspection.findings
+    }
+
+    fn remote_hosts(&mut self, config: &Config) {
+        for (vhost, line, name) in unknown_hosts(&config.policy) {
+            self.findings.push(Finding {
+                severity: Severity::Warning,
+                file: vhost.file.clone(),
+                line,
+                message: format!(
+                    "group: the host name `{name}` of `remoteHosts` cannot be resolved now, so it lets nobody in; an \
+                     address needs no resolving"
+                ),
+            });
+        }
     }
 
     fn add(&mut self, severity: Severity, line: u32, message: String) {

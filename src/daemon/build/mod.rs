@@ -6,6 +6,7 @@
 mod inspect;
 mod log;
 mod passwords;
+mod policy;
 mod shard;
 #[cfg(test)]
 pub(in crate::daemon) mod site;
@@ -66,7 +67,7 @@ pub fn load(path: &Path, surroundings: &Surroundings<'_>) -> Loaded {
         Some(file) => passwords::load(file, &mut findings),
     };
     findings.extend(Inspection::findings(path, &config, surroundings.now));
-    findings.sort_by_key(|finding| finding.line);
+    config::sort(&mut findings, &path.display().to_string());
     let usable = findings.iter().all(|finding| finding.severity != Severity::Error);
     let plan = usable.then(|| Plan {
         log: log_settings(&config, surroundings.environment),

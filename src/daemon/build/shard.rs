@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::policy::policy_settings;
 use crate::amqp::failover::{FailoverServer, Scheme};
 use crate::config::{self, Config};
 use crate::router::settings::{
@@ -36,6 +37,7 @@ pub(super) fn shard_settings(config: &Config, passwords: Arc<Passwords>) -> Shar
                 .collect(),
             routes: config.link_routes.iter().map(route_settings).collect(),
             max_connections: config.policy.max_connections.try_into().unwrap_or(usize::MAX),
+            policy: policy_settings(&config.policy),
             error_conditions: match config.router.error_conditions {
                 config::ErrorConditions::Amqp => ErrorConditions::Amqp,
                 config::ErrorConditions::Qd => ErrorConditions::Qd,

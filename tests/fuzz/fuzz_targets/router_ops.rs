@@ -13,6 +13,9 @@ use linkrouterd::amqp::relay::SessionFlow;
 use linkrouterd::amqp::sasl::SaslFrame;
 use linkrouterd::amqp::serial::{Channel, DeliveryId, Handle, TransferId};
 use linkrouterd::amqp::value::Value;
+use linkrouterd::router::settings::policy::{
+    Addresses, GroupSettings, PolicySettings, RemoteHost, VhostPolicy, VhostSettings,
+};
 use linkrouterd::router::settings::{
     ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, HostPort,
     ListenerId, ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
@@ -532,6 +535,33 @@ fn write_composite(out: &mut Vec<u8>, channel: Channel, code: u64, fields: Vec<V
     });
 }
 
+/// Everybody is admitted; some attaches and some messages are too much.
+fn policy() -> PolicySettings {
+    let group = GroupSettings {
+        remote_hosts: vec![RemoteHost::Any],
+        channel_max: Some(5),
+        max_senders: Some(4),
+        max_message_size: 300,
+        sources: Addresses::Listed(vec!["devices/*".to_owned()]),
+        targets: Addresses::Patterns(vec!["devices/*/#".to_owned()]),
+        ..GroupSettings::new("everybody")
+    };
+    PolicySettings {
+        max_message_size: 0,
+        vhosts: Some(VhostPolicy {
+            default_vhost: "$default".to_owned(),
+            name_patterns: false,
+            vhosts: vec![VhostSettings {
+                name: "$default".to_owned(),
+                max_connections: 5,
+                unknown_users: Some("everybody".to_owned()),
+                groups: vec![group],
+                ..VhostSettings::default()
+            }],
+        }),
+    }
+}
+
 fn settings() -> RouterSettings {
     let limits = PeerLimits {
         max_frame_size: 16_384,
@@ -592,6 +622,7 @@ fn settings() -> RouterSettings {
             route(Direction::Out, "brokers", "x/"),
         ],
         max_connections: 100,
+        policy: policy(),
         error_conditions: ErrorConditions::Amqp,
         allow_resumable_link_route: true,
         attach_timeout: Duration::from_secs(15),

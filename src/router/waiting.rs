@@ -83,7 +83,11 @@ impl Router {
             let Ok(Performative::Attach(attach)) = Performative::parse(&body) else {
                 continue;
             };
-            if self.is_served_by(device, &attach, id) {
+            if let Some(readdressing) = self.served_as(device, &attach, id) {
+                // The route that it has waited by may not be the one that leads to this container.
+                if let Some(link) = self.link_pairs.get_mut(index(number)) {
+                    link.readdressing = readdressing;
+                }
                 self.start_link(number, &attach);
             } else if !self.move_link(number, device, &attach, To::Any, now) {
                 let error =
@@ -117,7 +121,7 @@ impl Router {
         for number in waiting {
             if let Some((device, body)) = self.waiting_attach(number)
                 && let Ok(Performative::Attach(attach)) = Performative::parse(&body)
-                && self.is_served_by(device, &attach, id)
+                && self.served_as(device, &attach, id).is_some()
             {
                 self.move_link(number, device, &attach, To::Open, now);
             }

@@ -195,12 +195,19 @@ impl Router {
         true
     }
 
-    /// Takes a link out of a session pair that has not begun, which goes with the last one.
+    /// Takes a link out of a session pair.
     fn leave_pair(&mut self, number: u32, pair: u32) {
-        let Some(session_pair) = self.session_pairs.get_mut(index(pair)) else {
+        if let Some(session_pair) = self.session_pairs.get_mut(index(pair)) {
+            session_pair.links.retain(|&other| other != number);
+        }
+        self.free_if_unused(pair);
+    }
+
+    /// A session pair that has not begun goes with its last link.
+    pub(super) fn free_if_unused(&mut self, pair: u32) {
+        let Some(session_pair) = self.session_pairs.get(index(pair)) else {
             return;
         };
-        session_pair.links.retain(|&other| other != number);
         let is_unused =
             session_pair.links.is_empty() && session_pair.upstream.is_none() && session_pair.up.is_empty();
         let Some(device) = session_pair.device.filter(|_| is_unused) else {

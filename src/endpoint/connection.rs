@@ -526,11 +526,6 @@ impl Connection {
         matches!(self.phase, Phase::Over)
     }
 
-    /// The SASL mechanism in use.
-    pub const fn sasl_mechanism(&self) -> Option<&'static str> {
-        self.sasl
-    }
-
     /// When [`on_timeout`](Self::on_timeout) wants to be called.
     pub fn next_deadline(&self) -> Option<Instant> {
         if self.phase == Phase::Over {

@@ -202,6 +202,11 @@ impl Connection {
         claimed.unwrap_or("anonymous")
     }
 
+    /// The SASL mechanism in use.
+    pub const fn sasl_mechanism(&self) -> Option<&'static str> {
+        self.sasl
+    }
+
     pub(super) fn on_header(&mut self, bytes: [u8; header::LENGTH]) -> Result<(), ConnectionError> {
         let side = Arc::clone(&self.side);
         if let (Side::Listener { demands }, Phase::Header) = (&*side, self.phase) {

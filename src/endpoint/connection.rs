@@ -525,11 +525,6 @@ impl Connection {
     pub const fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Over)
     }
-
-    /// The SASL mechanism in use.
-    pub const fn sasl_mechanism(&self) -> Option<&'static str> {
-        self.sasl
-    }
 }
 
 fn frame_size(size: u32) -> usize {

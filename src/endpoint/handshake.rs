@@ -140,6 +140,9 @@ pub(super) struct Identity {
     early: Vec<u8>,
 }
 
+/// Characters of an unknown mechanism's name that an error shows; none that is registered has more than 20 (RFC 4422).
+const SHOWN_OF_MECHANISM: usize = 20;
+
 /// What became of user and password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -197,6 +200,11 @@ impl Connection {
             .as_ref()
             .and_then(|identity| identity.user.as_deref());
         claimed.unwrap_or("anonymous")
+    }
+
+    /// The SASL mechanism in use.
+    pub const fn sasl_mechanism(&self) -> Option<&'static str> {
+        self.sasl
     }
 
     pub(super) fn on_header(&mut self, bytes: [u8; header::LENGTH]) -> Result<(), ConnectionError> {
@@ -278,7 +286,8 @@ impl Connection {
             .filter(|chosen| self.offered(demands).any(|offered| offered == *chosen));
         let Some(mechanism) = chosen else {
             return Err(self.refuse(format!(
-                "Client mechanism {name:?} is not among those of this listener"
+                "Client mechanism {:?} is not among those of this listener",
+                name.chars().take(SHOWN_OF_MECHANISM).collect::<String>()
             )));
         };
         self.sasl = Some(mechanism.name());
@@ -409,7 +418,10 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
+    use crate::endpoint::window::WindowSize;
 
     fn chosen(credentials: &SaslCredentials, offered: &[&str]) -> Option<(&'static str, Vec<u8>)> {
         credentials
@@ -500,5 +512,33 @@ mod tests {
             assert_eq!(Mechanism::from_name(&lower), Some(mechanism));
         }
         assert_eq!(Mechanism::from_name("SCRAM-SHA-256"), None);
+    }
+
+    /// A frame may hold far more, and whoever connects would have it in the log.
+    #[test]
+    fn an_unknown_mechanism_is_shown_in_short() {
+        let side = Side::Listener {
+            demands: Demands {
+                mechanisms: vec![Mechanism::Anonymous],
+                ..Demands::default()
+            },
+        };
+        let announce = Announce {
+            container_id: "Router.A".into(),
+            hostname: None,
+            max_frame_size: 16384,
+            channel_max: 7,
+            session_window: WindowSize::Frames(1),
+            idle_timeout: None,
+            failover: Vec::new(),
+        };
+        let mut connection = Connection::new(1, Arc::new(side), Arc::new(announce), None, Instant::now());
+        connection.phase = Phase::SaslInit;
+        let init = SaslFrame::Init {
+            mechanism: &"X".repeat(10_000),
+            initial_response: None,
+        };
+        let error = connection.on_sasl(&init).err().expect("refused").to_string();
+        assert!(error.contains("\"XXXX") && error.len() < 200, "{error}");
     }
 }

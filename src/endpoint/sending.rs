@@ -311,6 +311,8 @@ impl Connection {
             return;
         }
         self.write_open_and_close(error);
+        // From here on only the deadline of the close counts.
+        self.handshake_deadline = None;
         self.phase = Phase::CloseSent {
             deadline: now + limits::CLOSE_TIMEOUT,
         };

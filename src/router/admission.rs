@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::attach::excerpt;
 use super::connection::index;
 use super::pair::{Leg, LinkPair, Parked, ParkedKind, Way};
 use super::policy::{Admission, Group, LinkDenial, LinkRequest, Policy, host_of};
@@ -137,7 +138,7 @@ impl Router {
                         "[C{}] DENY AMQP Open for user '{}', rhost '{host}', vhost '{}': {reason}{more}",
                         entry.connection.number,
                         entry.user(),
-                        entry.vhost
+                        excerpt(&entry.vhost)
                     );
                 }
                 let error = AmqpError::new(
@@ -233,14 +234,14 @@ impl Router {
         };
         if let Some(more) = self.denials.note(now) {
             let entry = self.entry(key);
-            let (number, user, vhost) = entry.map_or((0, "", ""), |entry| {
-                (entry.connection.number, entry.user(), &*entry.vhost)
+            let (number, user, vhost) = entry.map_or((0, "", String::new()), |entry| {
+                (entry.connection.number, entry.user(), excerpt(&entry.vhost))
             });
             let way = match direction {
                 Direction::In => "sender",
                 Direction::Out => "receiver",
             };
-            let shown: String = address.unwrap_or("<none>").chars().take(256).collect();
+            let shown = excerpt(address.unwrap_or("<none>"));
             tracing::info!(
                 target: "POLICY",
                 "[C{number}] DENY AMQP Attach {way} link '{shown}' for user '{user}', vhost '{vhost}': {}{more}",

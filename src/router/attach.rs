@@ -367,6 +367,7 @@ impl Router {
         self.free_link_pair(number);
         if let Some(pair) = pair {
             self.pump(pair, Way::Up);
+            self.free_if_unused(pair);
         }
     }
 }

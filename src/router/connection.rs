@@ -313,11 +313,11 @@ impl Router {
             target: "ROUTER_CORE",
             "[C{}] Connection Opened: dir={direction} host={host} vhost={} encrypted={} auth={} user={} container_id={}",
             entry.connection.number,
-            entry.vhost,
+            excerpt(&entry.vhost),
             entry.transport.tls.as_deref().unwrap_or("no"),
             entry.connection.sasl_mechanism().unwrap_or("no"),
             if direction == "in" { entry.user() } else { "(null)" },
-            open.container_id,
+            excerpt(open.container_id),
         );
     }
 

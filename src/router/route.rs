@@ -51,6 +51,15 @@ enum Asked<'a> {
     Coordinator,
 }
 
+impl Asked<'_> {
+    fn readdressing(&self, address: &str, route: &RouteSettings) -> Option<Box<Readdressing>> {
+        match self {
+            Asked::Address(written) => Readdressing::new(written, address, route),
+            Asked::Dynamic(_) | Asked::Coordinator => None,
+        }
+    }
+}
+
 impl Router {
     /// The route of an attach: by the target's address if the device sends, by the source's if it receives.
     pub(super) fn decide(
@@ -64,10 +73,7 @@ impl Router {
         let address = self.address_for(device, &asked)?;
         let (connector, route) = self.choose(direction, &address, placing)?;
         let survives_disconnect = terminus.is_some_and(|terminus| terminus.survives_disconnect());
-        let readdressing = match asked {
-            Asked::Address(written) => Readdressing::new(written, &address, route),
-            Asked::Dynamic(_) | Asked::Coordinator => None,
-        };
+        let readdressing = asked.readdressing(&address, route);
         if survives_disconnect && !self.settings.allow_resumable_link_route {
             return Err(self.route_error(
                 condition::NOT_ALLOWED,
@@ -83,18 +89,23 @@ impl Router {
         })
     }
 
-    /// Whether a connector's connection may have this attach, now that the container at its other end is known.
-    pub(super) fn is_served_by(&self, device: ConnectionKey, attach: &Attach<'_>, id: ConnectorId) -> bool {
-        let Ok((direction, terminus)) = routed_terminus(attach) else {
-            return false;
-        };
-        let address = asked(direction, terminus.as_ref()).and_then(|asked| self.address_for(device, &asked));
-        let (Ok(address), Some(connector)) = (address, self.connectors.get(&id)) else {
-            return false;
-        };
-        self.routes
+    /// How a connector's connection gets this attach, now that the container at its other end is known. `None`: not at
+    /// all, for no route leads the attach there.
+    pub(super) fn served_as(
+        &self,
+        device: ConnectionKey,
+        attach: &Attach<'_>,
+        id: ConnectorId,
+    ) -> Option<Option<Box<Readdressing>>> {
+        let (direction, terminus) = routed_terminus(attach).ok()?;
+        let asked = asked(direction, terminus.as_ref()).ok()?;
+        let address = self.address_for(device, &asked).ok()?;
+        let connector = self.connectors.get(&id)?;
+        let (_, route) = self
+            .routes
             .find(direction, &address)
-            .any(|(_, route)| connector.serves(&route.destination))
+            .find(|(_, route)| connector.serves(&route.destination))?;
+        Some(asked.readdressing(&address, route))
     }
 
     /// What is matched: on a multi-tenant listener, the address with the device's virtual host in front.

@@ -102,6 +102,10 @@ impl Router {
         let Some(pair) = self.session_pairs.get_mut(index(link.session_pair)) else {
             return Progress::Done;
         };
+        if way == Way::Down && pair.device.is_none() {
+            // The device has gone, and what it had sent is still on its way.
+            return Progress::Done;
+        }
         let blocked = |offset, for_outbox| Progress::Blocked { offset, for_outbox };
         let (Some(target), Some(handle)) = (pair.session(way.target()), link.handle(way.target())) else {
             return blocked(offset, false);

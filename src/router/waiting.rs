@@ -83,7 +83,11 @@ impl Router {
             let Ok(Performative::Attach(attach)) = Performative::parse(&body) else {
                 continue;
             };
-            if self.is_served_by(device, &attach, id) {
+            if let Some(readdressing) = self.served_as(device, &attach, id) {
+                // The route that it has waited by may not be the one that leads to this container.
+                if let Some(link) = self.link_pairs.get_mut(index(number)) {
+                    link.readdressing = readdressing;
+                }
                 self.start_link(number, &attach);
             } else if !self.move_link(number, device, &attach, To::Any, now) {
                 let error =
@@ -117,7 +121,7 @@ impl Router {
         for number in waiting {
             if let Some((device, body)) = self.waiting_attach(number)
                 && let Ok(Performative::Attach(attach)) = Performative::parse(&body)
-                && self.is_served_by(device, &attach, id)
+                && self.served_as(device, &attach, id).is_some()
             {
                 self.move_link(number, device, &attach, To::Open, now);
             }
@@ -191,12 +195,19 @@ impl Router {
         true
     }
 
-    /// Takes a link out of a session pair that has not begun, which goes with the last one.
+    /// Takes a link out of a session pair.
     fn leave_pair(&mut self, number: u32, pair: u32) {
-        let Some(session_pair) = self.session_pairs.get_mut(index(pair)) else {
+        if let Some(session_pair) = self.session_pairs.get_mut(index(pair)) {
+            session_pair.links.retain(|&other| other != number);
+        }
+        self.free_if_unused(pair);
+    }
+
+    /// A session pair that has not begun goes with its last link.
+    pub(super) fn free_if_unused(&mut self, pair: u32) {
+        let Some(session_pair) = self.session_pairs.get(index(pair)) else {
             return;
         };
-        session_pair.links.retain(|&other| other != number);
         let is_unused =
             session_pair.links.is_empty() && session_pair.upstream.is_none() && session_pair.up.is_empty();
         let Some(device) = session_pair.device.filter(|_| is_unused) else {

@@ -432,6 +432,21 @@ fn what_a_device_left_behind_goes_as_long_as_it_moves_and_is_dropped_when_it_doe
 }
 
 #[test]
+fn nothing_is_held_for_a_device_that_has_gone_and_left_something_behind() {
+    let mut p = tunnel_with(2048, 1);
+    for number in 0..3u8 {
+        p.world.peer(p.device).send(0, 0, &[number; 100], true);
+    }
+    p.world.peer(p.device).end(0, Value::Null);
+    p.world.run();
+    p.world.peer(p.hub).send(p.down.0, p.down.1, &[7; 1000], false);
+    p.world.run();
+    let snapshot = p.world.router.snapshot();
+    assert!(snapshot.parked_bytes > 0, "what the device left behind waits");
+    assert_eq!(snapshot.held_bytes, 0, "and nothing waits for it");
+}
+
+#[test]
 fn windows_that_open_again_move_every_link_of_the_session() {
     let mut p = tunnel_with(2048, 1);
     p.world.peer(p.device).attach(0, 2, "second", true, UP);

@@ -352,3 +352,28 @@ fn several_listeners_serve_devices_side_by_side() {
     }
     assert_eq!(world.hubs_made, 1, "both through one connection to the hub");
 }
+
+/// One session is all that these brokers allow. The device that is refused another keeps nothing of any of them.
+#[test]
+fn a_refused_session_leaves_nothing_behind() {
+    let mut world = World::new(site());
+    let devices = ["first", "second"].map(|name| world.device(name));
+    for round in 0..3 {
+        let announces = Announces {
+            channel_max: 0,
+            ..Announces::default()
+        };
+        let broker = world.broker_with(BROKERS, "one", HUB_AUTO, announces);
+        world.run();
+        for (device, expected) in [
+            (devices[0], at("by-name/1")),
+            (devices[1], refused("amqp:resource-limit-exceeded")),
+        ] {
+            assert_eq!(attempt(&mut world, device, round, true, "by-name/1"), expected);
+        }
+        assert_eq!(world.router.snapshot().session_pairs, 1);
+        world.lose(broker);
+        world.run();
+        assert_eq!(world.router.snapshot().session_pairs, 0);
+    }
+}

@@ -437,3 +437,23 @@ fn a_shutdown_does_not_wait_for_a_peer_that_says_nothing() {
     assert!(p.world.router.is_empty(), "{:?}", p.world.router.snapshot());
     assert_eq!(p.world.peer(p.hub).kind, Kind::Hub);
 }
+
+/// Its time for the handshake runs out while its answer to our close is waited for: the one deadline must not hide the
+/// other.
+#[test]
+fn a_shutdown_in_the_middle_of_a_handshake_comes_to_its_end() {
+    let mut world = World::new(settings());
+    let device = world
+        .connect("dev", crate::world::DEVICE_AUTO, Announces::default())
+        .expect("room for a device");
+    world.peer(device).out.tail().extend(wire::AMQP_HEADER);
+    world.run();
+    world.advance(Duration::from_secs(8));
+    world.set_speaks(device, false);
+    world.router.shutdown(world.now);
+    world.run();
+    world.advance(Duration::from_secs(4));
+    assert!(!world.router.is_empty(), "the close still has time");
+    world.advance(Duration::from_secs(2));
+    assert!(world.router.is_empty(), "{:?}", world.router.snapshot());
+}

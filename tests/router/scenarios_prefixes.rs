@@ -1,10 +1,12 @@
 //! External prefixes of routes, and virtual hosts of devices.
 
 use linkrouterd::amqp::value::Value;
-use linkrouterd::router::settings::{Direction, RouterSettings};
+use linkrouterd::router::settings::{Destination, Direction, RouterSettings};
 
 use crate::peer::Announces;
-use crate::scenarios_routes::{address_of, at, attempt, both, prefix, refused, second_connector, to};
+use crate::scenarios_routes::{
+    HUB, address_of, at, attempt, both, outcome, prefix, refused, second_connector, to,
+};
 use crate::wire::{self, Frame, described, string, symbol, terminus};
 use crate::world::{DEVICE_AUTO, HUB_AUTO, PeerId, World, settings};
 
@@ -327,4 +329,46 @@ fn external_prefixes_come_after_the_virtual_host() {
     let device = device_on(&mut world, Some("vh1"));
     assert_eq!(attempt(&mut world, device, 0, true, "/d/1"), at("hub1/d/1"));
     assert_eq!(answered(&mut world, device, true), "vh1/d/1");
+}
+
+/// Of two routes with one pattern, which one it was is known only when the container is.
+#[test]
+fn an_attach_that_has_waited_gets_the_prefix_of_the_container_that_came() {
+    for (container, expected) in [("x", "px/ext/q"), ("y", "py/ext/q")] {
+        let mut settings = settings();
+        settings.routes = ["x", "y"]
+            .map(|container| {
+                let destination = Destination::Container(container.into());
+                let mut route = prefix("ext", Direction::In, destination);
+                route.add_external_prefix = format!("p{container}/");
+                route
+            })
+            .into();
+        let mut world = World::new(settings);
+        world.hub = None;
+        let device = world.device("dev");
+        world.peer(device).skip();
+        world.peer(device).attach(0, 0, "l", true, "ext/q");
+        world.run();
+        world.answer_dial_of(HUB, container, HUB_AUTO, Announces::default());
+        world.run();
+        assert_eq!(outcome(&mut world, device, "l", true), at(expected));
+        assert_eq!(answered(&mut world, device, true), "ext/q");
+    }
+}
+
+#[test]
+fn an_attach_that_waits_through_a_reload_gets_the_prefix_of_the_new_routes() {
+    let mut world = World::new(prefixed("old/", "ext/"));
+    world.hub = None;
+    let device = world.device("dev");
+    world.peer(device).skip();
+    world.peer(device).attach(0, 0, "l", true, "ext/q");
+    world.run();
+    let reloaded = world.reload(prefixed("new/", "ext/"));
+    assert_eq!(reloaded.unchanged, 1);
+    world.answer_dial(HUB_AUTO, Announces::default());
+    world.run();
+    assert_eq!(outcome(&mut world, device, "l", true), at("new/q"));
+    assert_eq!(answered(&mut world, device, true), "ext/q");
 }

@@ -22,6 +22,7 @@
 )]
 
 pub mod connection;
+mod deadlines;
 pub mod event;
 pub mod handshake;
 pub mod limits;

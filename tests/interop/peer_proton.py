@@ -87,6 +87,15 @@ def fill_terminus(terminus, address, durable=0, expiry=None, distribution=None, 
         terminus.filter.put_dict(described)
 
 
+def open_properties(properties):
+    """Symbols for the keys, also those of maps within lists, as a failover-server-list has them."""
+    if isinstance(properties, dict):
+        return {symbol(name): open_properties(value) for name, value in properties.items()}
+    if isinstance(properties, list):
+        return [open_properties(value) for value in properties]
+    return properties
+
+
 def first_object(data):
     """What a Proton `Data` holds; nothing if it is empty."""
     data.rewind()
@@ -161,6 +170,7 @@ class Peer(Handler):
         self.accepted = 0
         self.arrived = 0
         self.acceptor = None
+        self.hub_properties = None
 
     # ----- talking to the runner
 
@@ -190,7 +200,8 @@ class Peer(Handler):
 
     # ----- commands
 
-    def do_listen(self, port, tls=None, plain_auth=None):
+    def do_listen(self, port, tls=None, plain_auth=None, properties=None):
+        self.hub_properties = properties
         domain = None
         if tls:
             domain = SSLDomain(SSLDomain.MODE_SERVER)
@@ -199,7 +210,7 @@ class Peer(Handler):
             raise ValueError("Debian's Proton has no Cyrus SASL and cannot check a password")
         self.acceptor = self.container.listen(f"127.0.0.1:{port}", ssl_domain=domain)
 
-    def do_connect(self, conn, port, container, max_frame_size=None, sasl=True, user=None, password=None, tls=None, external=False):
+    def do_connect(self, conn, port, container, max_frame_size=None, sasl=True, user=None, password=None, tls=None, external=False, hostname=None):
         self.container.container_id = container
         domain = None
         if tls:
@@ -216,6 +227,7 @@ class Peer(Handler):
             user=user,
             password=password,
             max_frame_size=max_frame_size,
+            virtual_host=hostname,
         )
         connection.key = conn
         self.connections[conn] = connection
@@ -353,6 +365,8 @@ class Peer(Handler):
         connection = event.connection
         if connection.state & Endpoint.LOCAL_UNINIT:
             connection.container = "hub-on-proton"
+            if self.hub_properties:
+                connection.properties = open_properties(self.hub_properties)
             connection.open()
         sasl_user = event.transport.user
         self.say(

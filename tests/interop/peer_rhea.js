@@ -178,8 +178,9 @@ function faultInDress(message, stream, number) {
 // ----- commands
 
 const commands = {
-    listen({ id, port, tls, plain_auth: plainAuth }) {
+    listen({ id, port, tls, plain_auth: plainAuth, properties }) {
         const options = { host: '127.0.0.1', port, max_frame_size: HUB_MAX_FRAME, container_id: 'hub-on-rhea' };
+        if (properties) options.properties = properties;
         if (tls) {
             options.transport = 'tls';
             options.cert = fs.readFileSync(tls.cert);
@@ -199,8 +200,9 @@ const commands = {
         return undefined;
     },
 
-    connect({ conn, port, container: name, max_frame_size: maxFrameSize, sasl = true, user, password, tls, external }) {
+    connect({ conn, port, container: name, max_frame_size: maxFrameSize, sasl = true, user, password, tls, external, hostname }) {
         const options = { host: '127.0.0.1', port, container_id: name, reconnect: false };
+        if (hostname) options.hostname = hostname;
         if (maxFrameSize) options.max_frame_size = maxFrameSize;
         if (sasl) options.username = user || 'anonymous';
         if (password) options.password = password;

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import broker_scenarios
 import dialing_brokers
+import gateway_scenarios
 import raw_scenarios
 from brokers import BROKERS
 from lab import Authority, Daemon, Failed, Peer, port_for_a_hub
@@ -252,6 +253,7 @@ def main():
         if binary:
             run_plain(tally, directory, authority, binary, options.trace)
             dialing_brokers.run(tally, directory, binary, options.trace, STACKS)
+            gateway_scenarios.run(tally, directory, authority, binary, options.trace)
     print(f"{time.monotonic() - begun:.0f} s in all")
     print(f"{tally.passed} passed, {tally.failed} failed")
     sys.exit(0 if tally.passed and not tally.failed else 1)

@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -12,8 +11,8 @@ use fe2o3_amqp::sasl_profile::SaslProfile;
 use rustls::ClientConfig;
 use support::broker::{Broker, numbered};
 use support::certificates::{Authority, Identity, Validity};
-use support::daemon::{Daemon, config, ensure_none_of};
-use support::device::{self, Reach};
+use support::daemon::{Daemon, config, ensure_none_of, hash_password};
+use support::device::{self, Reach, plain};
 use support::{Failure, bounded, ensure, ensure_eq, message};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -76,31 +75,6 @@ impl Site {
             self.authority.client_config()?,
             profile,
         ))
-    }
-}
-
-/// What `--hash-password` prints.
-fn hash_password(user: &str, password: &str) -> Result<String, Failure> {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_linkrouterd"))
-        .args(["--hash-password", user])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut input = child
-        .stdin
-        .take()
-        .ok_or_else(|| Failure::new("no standard input"))?;
-    writeln!(input, "{password}")?;
-    drop(input);
-    let output = child.wait_with_output()?;
-    ensure(output.status.success(), || format!("{}", output.status))?;
-    Ok(String::from_utf8(output.stdout)?)
-}
-
-fn plain(user: &str, password: &str) -> SaslProfile {
-    SaslProfile::Plain {
-        username: user.to_owned(),
-        password: password.to_owned(),
     }
 }
 

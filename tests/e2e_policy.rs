@@ -2,12 +2,10 @@
 
 mod support;
 
-use std::fmt::Debug;
-
 use fe2o3_amqp::types::definitions::{LinkError, Role};
 use fe2o3_amqp::types::performatives::Performative;
 use support::broker::numbered;
-use support::device::{self, Opened};
+use support::device::{self, ensure_disallowed, ensure_says};
 use support::gateway::Gateway;
 use support::raw::{self, RawDevice};
 use support::{Failure, bounded, ensure, ensure_eq, message};
@@ -32,30 +30,6 @@ vhost {
     }
 }
 ";
-
-/// The error says this, in the words of the client library.
-fn ensure_says<T>(what: &str, outcome: Result<T, impl Debug>, texts: &[&str]) -> Result<(), Failure> {
-    let error = match outcome {
-        Ok(_) => return Err(Failure::new(format!("{what}: no error"))),
-        Err(error) => format!("{error:?}"),
-    };
-    for text in texts {
-        ensure(error.contains(text), || format!("{what}: no {text} in {error}"))?;
-    }
-    Ok(())
-}
-
-/// A second connection is opened and at once closed, with the reason; or the opening itself is told so.
-async fn ensure_disallowed(outcome: Result<Opened, Failure>) -> Result<(), Failure> {
-    let texts = ["ResourceLimitExceeded", "connection disallowed by local policy"];
-    match outcome {
-        Ok(mut connection) => {
-            let closed = bounded("the close of a denied connection", connection.on_close()).await?;
-            ensure_says("a denied connection", closed, &texts)
-        }
-        Err(failure) => ensure(failure.to_string().contains(texts[1]), || failure.to_string()),
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_may_do_what_its_vhost_says_and_nothing_else() -> Result<(), Failure> {

@@ -4,17 +4,14 @@
 
 mod support;
 
-use std::net::SocketAddr;
-
 use fe2o3_amqp::types::definitions::{DeliveryTag, Handle, Role};
 use fe2o3_amqp::types::messaging::{Accepted, DeliveryState, TargetArchetype};
-use fe2o3_amqp::types::performatives::{Attach, Begin, Detach, Disposition, Performative, Transfer};
+use fe2o3_amqp::types::performatives::{Detach, Disposition, Performative, Transfer};
 use support::broker::Broker;
 use support::certificates::{Authority, Validity};
 use support::daemon::{CA_FILE, Daemon};
 use support::device::{self, Reach};
-use support::raw::{self, RawDevice};
-use support::wire::AMQP_HEADER;
+use support::raw::{self, DialingBroker, RawDevice};
 use support::{Failure, bounded, ensure, ensure_eq, message};
 
 /// Devices on the first listener, brokers on the second.
@@ -51,71 +48,10 @@ log {
 }
 ";
 
-/// The addresses of the daemon's listeners, in the order of the file.
-async fn listeners(daemon: &Daemon, count: usize) -> Result<Vec<SocketAddr>, Failure> {
-    let listening = |line: &String| {
-        let (_, rest) = line.split_once("SERVER (notice) Listening on ")?;
-        rest.split_whitespace().next()?.parse().ok()
-    };
-    daemon
-        .log()
-        .find_all("the listening ports", count, listening)
-        .await
-}
-
-/// A broker that connects, opens, and waits for a session, which it answers.
-struct DialingBroker(RawDevice);
-
-impl DialingBroker {
-    async fn connect(address: SocketAddr, container_id: &str) -> Result<Self, Failure> {
-        let mut raw = RawDevice::connect(address).await?;
-        raw.writer.raw(AMQP_HEADER.to_vec());
-        raw.send(Performative::Open(raw::open(container_id, 65_536)))?;
-        raw.expect_header().await?;
-        raw.expect("open", |frame| {
-            matches!(frame, Performative::Open(_)).then_some(())
-        })
-        .await?;
-        Ok(DialingBroker(raw))
-    }
-
-    async fn begun(&mut self) -> Result<(), Failure> {
-        self.0
-            .expect("a begin of the router", |frame| {
-                matches!(frame, Performative::Begin(_)).then_some(())
-            })
-            .await?;
-        let answer = Begin {
-            remote_channel: Some(0),
-            ..raw::begin(0)
-        };
-        self.0.send(Performative::Begin(answer))
-    }
-
-    /// Answers the next attach as it was asked, by the same handle.
-    async fn attached(&mut self) -> Result<Attach, Failure> {
-        let attach = self
-            .0
-            .expect("an attach", |frame| match frame {
-                Performative::Attach(attach) => Some(attach),
-                _ => None,
-            })
-            .await?;
-        let mut answer = attach.clone();
-        answer.role = match attach.role {
-            Role::Sender => Role::Receiver,
-            Role::Receiver => Role::Sender,
-        };
-        answer.initial_delivery_count = (answer.role == Role::Sender).then_some(0);
-        self.0.send(Performative::Attach(answer))?;
-        Ok(attach)
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_connects_serves_devices_of_another_listener() -> Result<(), Failure> {
     let daemon = Daemon::start(TWO_LISTENERS, "").await?;
-    let addresses = listeners(&daemon, 2).await?;
+    let addresses = daemon.addresses(2).await?;
     let devices = Reach::Plain(addresses[0]);
     let mut connection = devices.open("device").await?;
     let mut session = device::begin(&mut connection).await?;
@@ -211,7 +147,7 @@ async fn a_broker_that_connects_serves_devices_of_another_listener() -> Result<(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_that_a_broker_attaches_itself_is_refused() -> Result<(), Failure> {
     let daemon = Daemon::start(TWO_LISTENERS, "").await?;
-    let addresses = listeners(&daemon, 2).await?;
+    let addresses = daemon.addresses(2).await?;
     let mut broker = RawDevice::begin(addresses[1], raw::open("broker-1", 65_536), raw::begin(0)).await?;
     broker.send(Performative::Attach(raw::attach(
         "own",

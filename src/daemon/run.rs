@@ -326,7 +326,7 @@ fn announce(options: &RunOptions, plan: &Plan, findings: &[Finding]) {
         let profile = listen
             .tls
             .as_ref()
-            .map_or_else(String::new, |tls| format!(", sslProfile={}", tls.profile));
+            .map_or_else(String::new, |tls| format!(", sslProfile={}", tls.profile()));
         let role = match listener.role {
             ListenerRole::Normal => "normal",
             ListenerRole::RouteContainer => "route-container",

@@ -89,7 +89,7 @@ impl Denials {
 impl Router {
     /// Another policy for those who connect or attach from now on. Whoever is connected keeps what he was admitted to,
     /// and is counted on.
-    pub fn replace_policy(&mut self, settings: PolicySettings) {
+    pub(super) fn replace_policy(&mut self, settings: PolicySettings) {
         self.policy = Policy::new(settings);
         self.group_announces.clear();
     }

@@ -7,6 +7,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::router::{ConnectionKey, TransportState};
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Starts the task of a connection that the router has just named `key`.
-pub(super) fn admit(stream: TcpStream, key: ConnectionKey, tls: Option<Rc<ServerTls>>, turn: Rc<Turn>) {
+pub(super) fn admit(stream: TcpStream, key: ConnectionKey, tls: Option<Arc<ServerTls>>, turn: Rc<Turn>) {
     match tls {
         None => tokio::task::spawn_local(Driver::new(stream, key, turn)),
         Some(tls) => tokio::task::spawn_local(recognise(stream, key, tls, Presence::new(turn))),
@@ -30,7 +31,7 @@ pub(super) fn admit(stream: TcpStream, key: ConnectionKey, tls: Option<Rc<Server
 }
 
 /// Hands the connection over to a driver of the right kind.
-async fn recognise(stream: TcpStream, key: ConnectionKey, tls: Rc<ServerTls>, presence: Presence) {
+async fn recognise(stream: TcpStream, key: ConnectionKey, tls: Arc<ServerTls>, presence: Presence) {
     let turn = presence.turn();
     let first = tokio::select! {
         biased;

@@ -6,6 +6,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener, ToSocketAddrs};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -17,7 +18,7 @@ use super::AddressFamily;
 use super::admission;
 use super::dial::bare_host;
 use super::socket;
-use super::tls::ServerTlsSettings;
+use super::tls::ServerTls;
 use super::turn::Turn;
 use crate::router::TransportInfo;
 use crate::router::settings::ListenerId;
@@ -39,7 +40,7 @@ pub struct ListenSettings {
     /// Which addresses of the host.
     pub family: AddressFamily,
     /// How to encrypt; `None`: clear text only.
-    pub tls: Option<ServerTlsSettings>,
+    pub tls: Option<Arc<ServerTls>>,
 }
 
 impl ListenSettings {

@@ -54,8 +54,12 @@ impl Logins {
         }
     }
 
-    /// From now on these users may log in; those who have stay.
+    /// From now on these users may log in; those who have stay. The same users again change nothing, so that a reload for
+    /// another reason costs nobody the slow check.
     pub(super) fn replace(&self, passwords: Arc<Passwords>) {
+        if *self.passwords.borrow() == passwords {
+            return;
+        }
         *self.passwords.borrow_mut() = passwords;
         self.recognised.borrow_mut().clear();
     }
@@ -157,7 +161,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_right_is_recognised_until_the_users_change() {
-        let logins = Logins::new(users("first"));
+        let first = users("first");
+        let logins = Logins::new(Arc::clone(&first));
         assert!(!logins.is_recognised(&login("dev1", "first")));
         assert_eq!(logins.judge(login("dev1", "wrong")).await, Verdict::Refused);
         assert_eq!(logins.judge(login("dev2", "first")).await, Verdict::Refused);
@@ -169,6 +174,8 @@ mod tests {
         assert!(logins.is_recognised(&login("dev1", "first")));
         assert!(!logins.is_recognised(&login("dev1f", "irst")), "the seam counts");
 
+        logins.replace(Arc::new(Passwords::clone(&first)));
+        assert!(logins.is_recognised(&login("dev1", "first")), "the same users");
         logins.replace(users("second"));
         assert!(!logins.is_recognised(&login("dev1", "first")));
         assert_eq!(logins.judge(login("dev1", "first")).await, Verdict::Refused);

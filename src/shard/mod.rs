@@ -36,11 +36,10 @@ use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
 use crate::router::Router;
-use crate::router::settings::{ListenerId, ListenerSettings, RouterSettings};
+use crate::router::settings::{ListenerId, RouterSettings};
 use dial::DialSettings;
 pub use listener::ListenSettings;
 use passwords::Passwords;
-use tls::{ServerTls, TlsError};
 use turn::Turn;
 
 /// How long connections may take to close once the shard is told to stop.
@@ -114,23 +113,6 @@ impl ShardSettings {
         }
         Ok(())
     }
-
-    /// Reads what the listeners encrypt with.
-    fn server_tls(&self) -> Result<Vec<Option<ServerTls>>, ShardError> {
-        let listeners = self.router.listeners.iter().zip(&self.listeners);
-        let load = |(listener, listen): (&ListenerSettings, &ListenSettings)| {
-            let tls = listen.tls.as_ref().map(|tls| {
-                ServerTls::load(tls).map_err(|source| ShardError::Tls {
-                    address: listener.address.clone(),
-                    name: listener.name.clone(),
-                    profile: tls.profile.clone(),
-                    source: Box::new(source),
-                })
-            });
-            tls.transpose()
-        };
-        listeners.map(load).collect()
-    }
 }
 
 /// Why a shard cannot start.
@@ -145,18 +127,6 @@ pub enum ShardError {
         name: String,
         /// The system's reason.
         source: io::Error,
-    },
-    /// A listener's certificate cannot be used.
-    #[error("cannot encrypt on {address} ({name}), sslProfile {profile}: {source}")]
-    Tls {
-        /// `HOST:PORT` as configured.
-        address: String,
-        /// The listener's name.
-        name: String,
-        /// The profile's name.
-        profile: String,
-        /// What is wrong.
-        source: Box<TlsError>,
     },
     /// The settings for the router and for the sockets do not go together.
     #[error(
@@ -175,8 +145,6 @@ pub enum ShardError {
 pub struct Shard {
     settings: ShardSettings,
     bound: Vec<Bound>,
-    /// By listener.
-    tls: Vec<Option<ServerTls>>,
 }
 
 /// One open socket of a listener.
@@ -192,14 +160,12 @@ impl Shard {
     ///
     /// # Errors
     ///
-    /// [`ShardError::Listen`] for the first one that cannot be opened, [`ShardError::Tls`] for the first whose
-    /// certificate cannot be used, [`ShardError::Mismatch`] if the lists of
+    /// [`ShardError::Listen`] for the first one that cannot be opened, [`ShardError::Mismatch`] if the lists of
     /// `settings` differ in length.
     pub fn bind(settings: ShardSettings) -> Result<Shard, ShardError> {
         settings.check()?;
         let router = &settings.router;
         let mut bound = Vec::new();
-        let tls = settings.server_tls()?;
         for (index, (listener, listen)) in router.listeners.iter().zip(&settings.listeners).enumerate() {
             let failed = |source| ShardError::Listen {
                 address: listener.address.clone(),
@@ -215,7 +181,7 @@ impl Shard {
                 });
             }
         }
-        Ok(Shard { settings, bound, tls })
+        Ok(Shard { settings, bound })
     }
 
     /// The open addresses, with the real port of a listener that asked for port 0. A listener whose name has several
@@ -233,7 +199,7 @@ impl Shard {
     ///
     /// [`ShardError::Listen`] if the runtime cannot take over a socket.
     pub async fn run(self, mut commands: mpsc::Receiver<Command>) -> Result<(), ShardError> {
-        let Shard { settings, bound, tls } = self;
+        let Shard { settings, bound } = self;
         let mut listeners = Vec::new();
         for Bound {
             listener,
@@ -253,7 +219,7 @@ impl Shard {
             Router::new(settings.router, turn::now()),
             settings.connectors,
             settings.passwords,
-            tls,
+            settings.listeners,
         ));
         let mut tasks = Tasks::spawn(&turn, listeners);
 
@@ -279,19 +245,15 @@ impl Shard {
 }
 
 fn reload(turn: &Rc<Turn>, open: usize, settings: ShardSettings) {
-    let tls = match settings.check().and_then(|()| settings.server_tls()) {
-        Ok(tls) if tls.len() == open => tls,
-        Ok(_) => {
-            let fault = "listeners cannot come or go while they are open";
-            error!(target: "SERVER", "Configuration not taken over: {fault}");
-            return;
-        }
-        Err(fault) => {
-            error!(target: "SERVER", "Configuration not taken over: {fault}");
-            return;
-        }
+    let refusal = match settings.check() {
+        Ok(()) if settings.listeners.len() == open => None,
+        Ok(()) => Some("listeners cannot come or go while they are open".to_owned()),
+        Err(fault) => Some(fault.to_string()),
     };
-    turn.renew_security(Arc::clone(&settings.passwords), tls);
+    if let Some(fault) = refusal {
+        error!(target: "SERVER", "Configuration not taken over: {fault}");
+        return;
+    }
     let reloaded = turn.reconfigure(settings);
     info!(
         target: "SERVER",

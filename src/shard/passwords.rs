@@ -26,14 +26,14 @@ const HASH_LENGTH: usize = 32;
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Users and what is known of their passwords.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Passwords {
     users: HashMap<Box<str>, Record>,
     /// What the password of an unknown user is compared with, so that it takes as long as that of a known one.
     decoy: Record,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 struct Record {
     iterations: NonZeroU32,
     salt: Vec<u8>,

@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 use super::ShardSettings;
 use super::dial::{self, DialSettings, Transport};
 use super::driver::Driver;
+use super::listener::ListenSettings;
 use super::login::{self, Intake, Logins};
 use super::passwords::Passwords;
 use super::tls::ServerTls;
@@ -47,8 +48,8 @@ pub(super) struct Turn {
     core: RefCell<Core>,
     connectors: RefCell<BTreeMap<ConnectorId, DialSettings>>,
     logins: Logins,
-    /// How each listener encrypts.
-    listeners: RefCell<Vec<Option<Rc<ServerTls>>>>,
+    /// How each listener encrypts connections that it accepts now.
+    listeners: RefCell<Vec<ListenSettings>>,
     /// The last dial of each connector.
     dials: RefCell<BTreeMap<ConnectorId, AbortHandle>>,
     /// What the timer task waits for.
@@ -66,7 +67,7 @@ impl Turn {
         router: Router,
         connectors: Vec<DialSettings>,
         passwords: Arc<Passwords>,
-        listeners: Vec<Option<ServerTls>>,
+        listeners: Vec<ListenSettings>,
     ) -> Self {
         let connectors = (0..).map(ConnectorId).zip(connectors).collect();
         Turn {
@@ -77,7 +78,7 @@ impl Turn {
             }),
             connectors: RefCell::new(connectors),
             logins: Logins::new(passwords),
-            listeners: RefCell::new(listeners.into_iter().map(|tls| tls.map(Rc::new)).collect()),
+            listeners: RefCell::new(listeners),
             dials: RefCell::default(),
             armed: Cell::new(None),
             rearmed: Notify::new(),
@@ -125,8 +126,10 @@ impl Turn {
     }
 
     /// Takes over other settings, which [`ShardSettings::check`] has passed; sockets and connections that are the same
-    /// in them stay.
+    /// in them stay. Users and certificates are for connections to come.
     pub(super) fn reconfigure(self: &Rc<Self>, settings: ShardSettings) -> Reloaded {
+        self.logins.replace(settings.passwords);
+        *self.listeners.borrow_mut() = settings.listeners;
         self.enter(|core, now| {
             let mut connectors = self.connectors.borrow_mut();
             let is_same_way = |id, position: usize| connectors.get(&id) == settings.connectors.get(position);
@@ -167,15 +170,9 @@ impl Turn {
         &self.logins
     }
 
-    /// From now on these users may log in, and listeners show these certificates; connections that exist stay as they are.
-    pub(super) fn renew_security(&self, passwords: Arc<Passwords>, listeners: Vec<Option<ServerTls>>) {
-        self.logins.replace(passwords);
-        *self.listeners.borrow_mut() = listeners.into_iter().map(|tls| tls.map(Rc::new)).collect();
-    }
-
     /// How a listener encrypts connections that it accepts now.
-    pub(super) fn listener_tls(&self, listener: ListenerId) -> Option<Rc<ServerTls>> {
-        self.listeners.borrow().get(listener.0).cloned().flatten()
+    pub(super) fn listener_tls(&self, listener: ListenerId) -> Option<Arc<ServerTls>> {
+        self.listeners.borrow().get(listener.0)?.tls.clone()
     }
 
     /// Calls the router when its time has come; for ever.

@@ -12,16 +12,16 @@ use crate::tunnel::{DOWN, Tunnel, UP, tunnel_of};
 use crate::wire::{self, Frame, composite, condition};
 use crate::world::{DEVICE_AUTO, HUB_AUTO, PeerId, World, settings};
 
-const UNAUTHORIZED: &str = "amqp:unauthorized-access";
+pub(crate) const UNAUTHORIZED: &str = "amqp:unauthorized-access";
 const LIMIT_EXCEEDED: &str = "amqp:resource-limit-exceeded";
 const TOO_LARGE: &str = "amqp:link:message-size-exceeded";
 
-fn listed(texts: &[&str]) -> Addresses {
+pub(crate) fn listed(texts: &[&str]) -> Addresses {
     Addresses::Listed(texts.iter().map(|text| (*text).to_owned()).collect())
 }
 
 /// Everyone, from everywhere, to everything.
-fn everything() -> GroupSettings {
+pub(crate) fn everything() -> GroupSettings {
     GroupSettings {
         users: vec!["*".into()],
         remote_hosts: vec![RemoteHost::Any],
@@ -31,7 +31,7 @@ fn everything() -> GroupSettings {
     }
 }
 
-fn vhost(name: &str, group: GroupSettings) -> VhostSettings {
+pub(crate) fn vhost(name: &str, group: GroupSettings) -> VhostSettings {
     VhostSettings {
         name: name.into(),
         max_connections: 100,
@@ -40,7 +40,7 @@ fn vhost(name: &str, group: GroupSettings) -> VhostSettings {
     }
 }
 
-fn with_vhosts(vhosts: Vec<VhostSettings>) -> RouterSettings {
+pub(crate) fn with_vhosts(vhosts: Vec<VhostSettings>) -> RouterSettings {
     let policy = PolicySettings {
         max_message_size: 0,
         vhosts: Some(VhostPolicy {
@@ -58,7 +58,7 @@ fn with_group(group: GroupSettings) -> RouterSettings {
 }
 
 /// A device from this address that has said open, begin, and attach.
-fn eager_device(world: &mut World, address: &str) -> PeerId {
+pub(crate) fn eager_device(world: &mut World, address: &str) -> PeerId {
     let id = world
         .connect_from(address, ListenerId(0), "dev", DEVICE_AUTO, Announces::default())
         .expect("room for a device");
@@ -79,7 +79,7 @@ fn next_of(peer: &mut Peer, code: u64) -> Frame {
 }
 
 #[track_caller]
-fn expect_disallowed(world: &mut World, id: PeerId) {
+pub(crate) fn expect_disallowed(world: &mut World, id: PeerId) {
     let peer = world.peer(id);
     peer.expect(wire::OPEN);
     let close = peer.expect(wire::CLOSE);
@@ -102,7 +102,7 @@ fn expect_disallowed(world: &mut World, id: PeerId) {
 
 /// The answer to an attach that is refused, and its detach.
 #[track_caller]
-fn expect_refused(world: &mut World, id: PeerId, is_sender: bool, why: &str) {
+pub(crate) fn expect_refused(world: &mut World, id: PeerId, is_sender: bool, why: &str) {
     let peer = world.peer(id);
     let answer = peer.expect(wire::ATTACH);
     assert_eq!(
@@ -375,25 +375,6 @@ fn a_coordinator_needs_its_address_among_the_targets() {
         let detach = world.peer(device).expect(wire::DETACH);
         assert_eq!(condition(detach.field(2)), Some(why), "{target}");
     }
-}
-
-#[test]
-fn another_policy_is_for_those_who_come_after_it() {
-    let mut world = World::new(with_group(everything()));
-    let device = world.device("dev");
-    let nobody = PolicySettings {
-        max_message_size: 0,
-        vhosts: Some(VhostPolicy::default()),
-    };
-    world.router.replace_policy(nobody);
-    let denied = eager_device(&mut world, "10.0.0.1:1");
-    expect_disallowed(&mut world, denied);
-    world.peer(device).attach(0, 0, "up", true, UP);
-    world.run();
-    assert_eq!(world.router.snapshot().link_pairs, 1);
-    world.lose(device);
-    world.run();
-    assert_eq!(world.router.snapshot().admitted, 0);
 }
 
 // ---- maxMessageSize ------------------------------------------------------------------------------------------------

@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use linkrouterd::amqp::value::Value;
+use linkrouterd::router::settings::policy::GroupSettings;
 use linkrouterd::router::settings::{
     ConnectorRole, Destination, Direction, ListenerRole, Matcher, RouteSettings,
 };
 use linkrouterd::router::{ConnectorStatus, Reloaded};
 
 use crate::peer::Announces;
-use crate::tunnel::{DOWN, UP, tunnel};
+use crate::scenarios_policy::{
+    UNAUTHORIZED, eager_device, everything, expect_disallowed, expect_refused, listed, vhost, with_vhosts,
+};
+use crate::tunnel::{DOWN, UP, tunnel, tunnel_of};
 use crate::wire::{self, composite, condition, error, symbol};
 use crate::world::{HUB_AUTO, World, host, settings};
 
@@ -251,6 +255,50 @@ fn limits_apply_at_once_and_listener_settings_to_connections_to_come() {
     assert_eq!(world.peer(second).expect(wire::OPEN).uint(2), Some(4096));
     let refused = world.connect("three", crate::world::DEVICE_AUTO, Announces::default());
     assert!(refused.is_none());
+}
+
+#[test]
+fn a_policy_is_for_those_who_come_after_it_and_counts_those_before() {
+    let of = |max_connections, group| {
+        let mut vhost = vhost("hub.example", group);
+        vhost.max_connections = max_connections;
+        with_vhosts(vec![vhost])
+    };
+    let announcing = |frame_size| GroupSettings {
+        max_frame_size: Some(frame_size),
+        ..everything()
+    };
+    let mut p = tunnel_of(of(100, announcing(4096)), 2048, 2048);
+    let tighter = GroupSettings {
+        targets: listed(&["/devices/${user}/*"]),
+        ..announcing(2048)
+    };
+    assert_eq!(counts(&p.world.reload(of(2, tighter))), [1, 0, 0, 0, 2]);
+    p.world.peer(p.device).expect_nothing();
+    // Admitted before: the link goes on, and another one of the same address is allowed.
+    p.world.peer(p.device).send(0, 0, b"on", true);
+    p.world.peer(p.device).attach(0, 5, "again", true, UP);
+    p.world.run();
+    assert_eq!(p.world.peer(p.hub).link(p.up.0, p.up.1).received.len(), 1);
+    assert!(p.world.peer(p.device).link(0, 5).detached.is_none());
+    // Admitted after: held to the new group, and announced its limits.
+    let held = eager_device(&mut p.world, "10.0.0.1:1");
+    assert_eq!(p.world.peer(held).expect(wire::OPEN).uint(2), Some(2048));
+    p.world.peer(held).expect(wire::BEGIN);
+    expect_refused(&mut p.world, held, true, UNAUTHORIZED);
+    p.world
+        .peer(held)
+        .attach(0, 1, "own", true, "/devices/anonymous/messages/events");
+    p.world.run();
+    assert!(p.world.peer(held).link(0, 1).detached.is_none());
+    let denied = eager_device(&mut p.world, "10.0.0.1:2");
+    expect_disallowed(&mut p.world, denied);
+    assert_eq!(p.world.router.snapshot().admitted, 2);
+    for device in [p.device, held] {
+        p.world.lose(device);
+    }
+    p.world.run();
+    assert_eq!(p.world.router.snapshot().admitted, 0);
 }
 
 #[test]

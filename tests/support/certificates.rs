@@ -128,7 +128,7 @@ impl Authority {
 pub(crate) struct Identity {
     pub(crate) certificate_pem: String,
     pub(crate) key_pem: String,
-    certificate: CertificateDer<'static>,
+    pub(crate) certificate: CertificateDer<'static>,
     key: Vec<u8>,
 }
 

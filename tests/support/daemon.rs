@@ -1,5 +1,6 @@
 //! The daemon under test: the real binary, with a configuration of its own, on a port of its own.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -66,9 +67,7 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts the binary that these tests were built with.
     pub(crate) async fn start(config: &str, ca: &str) -> Result<Self, Failure> {
-        let program =
-            option_env!("CARGO_BIN_EXE_linkrouterd").ok_or_else(|| Failure::new("no binary to test"))?;
-        Self::start_program(Path::new(program), config, ca).await
+        Self::start_program(tested_program()?, config, ca).await
     }
 
     /// Starts this binary with a configuration file of this text, and beside it the authority's certificate.
@@ -93,10 +92,7 @@ impl Daemon {
         let mut readers = Vec::new();
         readers.extend(outputs.0.map(|output| tokio::spawn(collect(output, log.clone()))));
         readers.extend(outputs.1.map(|output| tokio::spawn(collect(output, log.clone()))));
-        let listening = log.find("the daemon's listening port", |line: &String| {
-            let (_, rest) = line.split_once(LISTENING)?;
-            rest.split_whitespace().next()?.parse().ok()
-        });
+        let listening = log.find("the daemon's listening port", listening);
         let address = tokio::select! {
             address = listening => address,
             status = child.wait() => Err(Failure::new(format!("the daemon ended at once, with {}", status?))),
@@ -115,6 +111,11 @@ impl Daemon {
     /// Where devices connect.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where each of its listeners is, in the order of the file.
+    pub(crate) async fn addresses(&self, count: usize) -> Result<Vec<SocketAddr>, Failure> {
+        self.log.find_all("the listening ports", count, listening).await
     }
 
     /// What it has written, line by line.
@@ -200,6 +201,12 @@ impl Daemon {
 }
 
 #[allow(clippy::ptr_arg)]
+fn listening(line: &String) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once(LISTENING)?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+#[allow(clippy::ptr_arg)]
 fn line_of(line: &String) -> Option<String> {
     Some(line.clone())
 }
@@ -209,6 +216,30 @@ async fn collect(output: impl AsyncRead + Unpin, log: Arc<Journal<String>>) {
     while let Ok(Some(line)) = lines.next_line().await {
         log.note(line);
     }
+}
+
+/// A line of a password file, as `--hash-password` prints it.
+pub(crate) fn hash_password(user: &str, password: &str) -> Result<String, Failure> {
+    let mut child = std::process::Command::new(tested_program()?)
+        .args(["--hash-password", user])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut input = child
+        .stdin
+        .take()
+        .ok_or_else(|| Failure::new("no standard input"))?;
+    writeln!(input, "{password}")?;
+    drop(input);
+    let output = child.wait_with_output()?;
+    ensure(output.status.success(), || format!("{}", output.status))?;
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The binary that these tests were built with.
+fn tested_program() -> Result<&'static Path, Failure> {
+    let program = option_env!("CARGO_BIN_EXE_linkrouterd").map(Path::new);
+    program.ok_or_else(|| Failure::new("no binary to test"))
 }
 
 /// Fails if any of these secrets is in any of these lines. The secret itself is not repeated.

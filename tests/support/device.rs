@@ -1,5 +1,6 @@
 //! Devices and services on `fe2o3-amqp`, a stack that is not ours.
 
+use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{Failure, bounded, ensure_eq, message};
+use super::{Failure, bounded, ensure, ensure_eq, message};
 
 /// An open connection.
 pub(crate) type Opened = ConnectionHandle<()>;
@@ -82,6 +83,14 @@ impl Reach {
     }
 }
 
+/// How to log in with a password.
+pub(crate) fn plain(user: &str, password: &str) -> SaslProfile {
+    SaslProfile::Plain {
+        username: user.to_owned(),
+        password: password.to_owned(),
+    }
+}
+
 pub(crate) async fn encrypt(
     address: SocketAddr,
     config: &Arc<ClientConfig>,
@@ -134,6 +143,34 @@ pub(crate) async fn close(mut connection: Opened) -> Result<(), Failure> {
 /// Ends a session in order.
 pub(crate) async fn end(mut session: Begun) -> Result<(), Failure> {
     Ok(bounded("ending a session", session.end()).await??)
+}
+
+/// The error says this, in the words of the client library.
+pub(crate) fn ensure_says<T>(
+    what: &str,
+    outcome: Result<T, impl Debug>,
+    texts: &[&str],
+) -> Result<(), Failure> {
+    let error = match outcome {
+        Ok(_) => return Err(Failure::new(format!("{what}: no error"))),
+        Err(error) => format!("{error:?}"),
+    };
+    for text in texts {
+        ensure(error.contains(text), || format!("{what}: no {text} in {error}"))?;
+    }
+    Ok(())
+}
+
+/// A second connection is opened and at once closed, with the reason; or the opening itself is told so.
+pub(crate) async fn ensure_disallowed(outcome: Result<Opened, Failure>) -> Result<(), Failure> {
+    let texts = ["ResourceLimitExceeded", "connection disallowed by local policy"];
+    match outcome {
+        Ok(mut connection) => {
+            let closed = bounded("the close of a denied connection", connection.on_close()).await?;
+            ensure_says("a denied connection", closed, &texts)
+        }
+        Err(failure) => ensure(failure.to_string().contains(texts[1]), || failure.to_string()),
+    }
 }
 
 /// A put-token request as the article's device writes it.

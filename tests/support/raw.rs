@@ -103,6 +103,55 @@ impl RawDevice {
     }
 }
 
+/// A broker that connects, opens, and waits for a session, which it answers.
+pub(crate) struct DialingBroker(pub(crate) RawDevice);
+
+impl DialingBroker {
+    pub(crate) async fn connect(address: SocketAddr, container_id: &str) -> Result<Self, Failure> {
+        let mut raw = RawDevice::connect(address).await?;
+        raw.writer.raw(AMQP_HEADER.to_vec());
+        raw.send(Performative::Open(open(container_id, 65_536)))?;
+        raw.expect_header().await?;
+        raw.expect("open", |frame| {
+            matches!(frame, Performative::Open(_)).then_some(())
+        })
+        .await?;
+        Ok(DialingBroker(raw))
+    }
+
+    pub(crate) async fn begun(&mut self) -> Result<(), Failure> {
+        self.0
+            .expect("a begin of the router", |frame| {
+                matches!(frame, Performative::Begin(_)).then_some(())
+            })
+            .await?;
+        let answer = Begin {
+            remote_channel: Some(0),
+            ..begin(0)
+        };
+        self.0.send(Performative::Begin(answer))
+    }
+
+    /// Answers the next attach as it was asked, by the same handle.
+    pub(crate) async fn attached(&mut self) -> Result<Attach, Failure> {
+        let attach = self
+            .0
+            .expect("an attach", |frame| match frame {
+                Performative::Attach(attach) => Some(attach),
+                _ => None,
+            })
+            .await?;
+        let mut answer = attach.clone();
+        answer.role = match attach.role {
+            Role::Sender => Role::Receiver,
+            Role::Receiver => Role::Sender,
+        };
+        answer.initial_delivery_count = (answer.role == Role::Sender).then_some(0);
+        self.0.send(Performative::Attach(answer))?;
+        Ok(attach)
+    }
+}
+
 /// An open of a device called `container_id` that takes frames of this size.
 pub(crate) fn open(container_id: &str, max_frame_size: u32) -> Open {
     Open {

@@ -6,9 +6,8 @@ use std::time::SystemTime;
 
 use super::policy::unknown_hosts;
 use crate::config::{self, Config, Finding, Severity};
-use crate::daemon::build::shard::server_tls_settings;
 use crate::daemon::logging;
-use crate::shard::tls::{ServerTls, inspect_ca_file};
+use crate::shard::tls::inspect_ca_file;
 
 /// Looks at what a configuration refers to outside of its file.
 pub(super) struct Inspection {
@@ -78,18 +77,7 @@ impl Inspection {
     }
 
     fn certificates(&mut self, config: &Config, now: SystemTime) {
-        for listener in &config.listeners {
-            if let Some(settings) = server_tls_settings(config, listener)
-                && let Err(error) = ServerTls::load(&settings)
-            {
-                let message = format!(
-                    "listener: sslProfile {} cannot be used: {error}",
-                    settings.profile
-                );
-                self.add(Severity::Error, listener.line, message);
-            }
-        }
-        // The files of listeners were just read; what follows is about those of connectors.
+        // The files of listeners were just read, for use; this is about those of connectors.
         let of_listeners_only = |profile: &config::SslProfile| {
             let is_it = |name: &Option<String>| name.as_ref() == Some(&profile.name);
             config

@@ -3,6 +3,7 @@
 //! The only place that knows both the configuration's words and the settings of log, router and shard. What can be
 //! found out about a configuration without opening a socket is found here, so that `--check` and a start say the same.
 
+mod encryption;
 mod inspect;
 mod log;
 mod passwords;
@@ -66,12 +67,13 @@ pub fn load(path: &Path, surroundings: &Surroundings<'_>) -> Loaded {
         None => Passwords::default(),
         Some(file) => passwords::load(file, &mut findings),
     };
+    let encryption = encryption::load(path, &config, &mut findings);
     findings.extend(Inspection::findings(path, &config, surroundings.now));
     config::sort(&mut findings, &path.display().to_string());
     let usable = findings.iter().all(|finding| finding.severity != Severity::Error);
     let plan = usable.then(|| Plan {
         log: log_settings(&config, surroundings.environment),
-        shard: shard_settings(&config, Arc::new(passwords)),
+        shard: shard_settings(&config, Arc::new(passwords), encryption),
         id_line: config.router.id_line,
         listener_lines: config.listeners.iter().map(|listener| listener.line).collect(),
         profiles: config

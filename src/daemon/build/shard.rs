@@ -13,7 +13,7 @@ use crate::router::settings::{
 };
 use crate::shard::dial::DialSettings;
 use crate::shard::passwords::Passwords;
-use crate::shard::tls::{ClientCertificates, ServerTlsSettings, TlsSettings, TlsVersion};
+use crate::shard::tls::{ServerTls, TlsSettings, TlsVersion};
 use crate::shard::{AddressFamily, ListenSettings, ShardSettings};
 
 /// From the name look-up to the hub's open: several times what a handshake over a bad mobile link takes.
@@ -25,7 +25,11 @@ const ATTACH_TIMEOUT: Duration = Duration::from_secs(15);
 const LINGER: Duration = Duration::from_secs(60);
 
 /// The settings of the shard, and of the router in it.
-pub(super) fn shard_settings(config: &Config, passwords: Arc<Passwords>) -> ShardSettings {
+pub(super) fn shard_settings(
+    config: &Config,
+    passwords: Arc<Passwords>,
+    encryption: Vec<Option<Arc<ServerTls>>>,
+) -> ShardSettings {
     ShardSettings {
         router: RouterSettings {
             container_id: config.router.id.clone(),
@@ -49,7 +53,8 @@ pub(super) fn shard_settings(config: &Config, passwords: Arc<Passwords>) -> Shar
         listeners: config
             .listeners
             .iter()
-            .map(|listener| listen_settings(config, listener))
+            .zip(encryption)
+            .map(|(listener, tls)| listen_settings(listener, tls))
             .collect(),
         passwords,
         connectors: config
@@ -92,35 +97,13 @@ fn listener_settings(listener: &config::Listener) -> ListenerSettings {
     }
 }
 
-fn listen_settings(config: &Config, listener: &config::Listener) -> ListenSettings {
+fn listen_settings(listener: &config::Listener, tls: Option<Arc<ServerTls>>) -> ListenSettings {
     ListenSettings {
         host: listener.host.clone(),
         port: listener.port,
         family: family(listener.family),
-        tls: server_tls_settings(config, listener),
+        tls,
     }
-}
-
-/// How a listener encrypts, if it does.
-pub(super) fn server_tls_settings(config: &Config, listener: &config::Listener) -> Option<ServerTlsSettings> {
-    let profile = config.ssl_profile(listener.ssl_profile.as_deref()?)?;
-    Some(ServerTlsSettings {
-        profile: profile.name.clone(),
-        cert_file: profile.cert_file.as_ref().map(PathBuf::from)?,
-        key_file: profile.private_key_file.as_ref().map(PathBuf::from),
-        versions: tls_versions(profile),
-        clients: match &listener.client_certificates {
-            config::ClientCertificates::Ignored => ClientCertificates::Ignored,
-            config::ClientCertificates::Asked { ca_file } => ClientCertificates::Asked {
-                ca_file: PathBuf::from(ca_file),
-            },
-            config::ClientCertificates::Demanded { ca_file } => ClientCertificates::Demanded {
-                ca_file: PathBuf::from(ca_file),
-            },
-        },
-        uid_format: profile.uid_format.clone().unwrap_or_default(),
-        uid_names_file: profile.uid_name_mapping_file.as_ref().map(PathBuf::from),
-    })
 }
 
 fn connector_settings(config: &Config, connector: &config::Connector) -> ConnectorSettings {
@@ -189,7 +172,7 @@ fn tls_settings(profile: &config::SslProfile, connector: &config::Connector) -> 
     }
 }
 
-fn tls_versions(profile: &config::SslProfile) -> Vec<TlsVersion> {
+pub(super) fn tls_versions(profile: &config::SslProfile) -> Vec<TlsVersion> {
     let versions = profile.protocols.iter();
     versions
         .map(|version| match version {

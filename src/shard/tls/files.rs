@@ -1,4 +1,5 @@
-//! Certificates and keys in PEM files, read anew at every dial so that a renewed file needs no restart.
+//! Certificates and keys in PEM files, read anew at every dial, and for listeners with every configuration, so that a
+//! renewed file needs no restart.
 
 use std::fs;
 use std::io;

@@ -1,8 +1,9 @@
 //! TLS towards devices: the certificate that a listener shows, and what it makes of theirs.
 //!
-//! Contract: [`ServerTlsSettings`] are plain configuration. [`ServerTls::load`] reads the files they name, once, so
-//! that a listener without a usable certificate does not start; to read a renewed one, load again. A client certificate
-//! that is sent is verified, or the handshake fails.
+//! Contract: [`ServerTlsSettings`] are plain configuration. [`ServerTls::load`] reads the files they name, once, away
+//! from the shard: a configuration whose listeners have no usable certificate is none, and what was read lasts for as
+//! long as the listener is open. To read a renewed one, load again. A client certificate that is sent is verified, or
+//! the handshake fails.
 
 use std::io;
 use std::path::PathBuf;
@@ -65,6 +66,7 @@ pub struct ServerTlsSettings {
 
 /// The files of a listener, read.
 pub struct ServerTls {
+    profile: String,
     acceptor: TlsAcceptor,
     names: UserNames,
 }
@@ -97,9 +99,15 @@ impl ServerTls {
                 source,
             })?;
         Ok(ServerTls {
+            profile: settings.profile.clone(),
             acceptor: TlsAcceptor::from(Arc::new(config)),
             names: UserNames::load(&settings.uid_format, settings.uid_names_file.as_ref())?,
         })
+    }
+
+    /// The name of the `sslProfile`.
+    pub fn profile(&self) -> &str {
+        &self.profile
     }
 
     /// Shakes hands. Takes as long as the device pleases.

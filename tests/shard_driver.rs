@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use linkrouterd::router::settings::policy::PolicySettings;
 use linkrouterd::router::settings::{
-    ConnectorRole, ConnectorSettings, ErrorConditions, HostPort, ListenerRole, ListenerSettings, PeerLimits,
-    RouterSettings,
+    CbsMode, ConnectorRole, ConnectorSettings, ErrorConditions, HostPort, HubLoss, ListenerRole,
+    ListenerSettings, PeerLimits, RouterSettings, SharingSettings,
 };
 use linkrouterd::shard::dial::DialSettings;
 use linkrouterd::shard::tls::TlsSettings;
@@ -55,6 +55,7 @@ fn settings() -> ShardSettings {
                 authenticate_peer: false,
                 require_encryption: false,
                 failover: Vec::new(),
+                on_hub_lost: HubLoss::Detach,
             }],
             connectors: Vec::new(),
             routes: Vec::new(),
@@ -96,6 +97,10 @@ fn with_hub(mut settings: ShardSettings, hub: SocketAddr, tls: Option<TlsSetting
         sasl_password: None,
         has_client_certificate: false,
         dial_timeout: PATIENCE,
+        sharing: SharingSettings {
+            cbs: CbsMode::Tunnel,
+            ..SharingSettings::default()
+        },
     });
     settings.connectors.push(DialSettings {
         host: hub.ip().to_string(),

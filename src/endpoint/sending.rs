@@ -85,7 +85,7 @@ impl Connection {
         channel: Channel,
         name: &str,
         role: Role,
-        owner: u32,
+        owner: Option<u32>,
         tail: Tail<'_>,
     ) -> Result<Handle, SessionError> {
         let session = self
@@ -94,7 +94,7 @@ impl Connection {
         let handle = session.add_link(name, role)?;
         if let Some(link) = session.link_mut(handle) {
             link.local = End::Attached;
-            link.owner = Some(owner);
+            link.owner = owner;
         }
         if !self.emit_attach(channel, name, handle, role, tail, Attaching::Request) {
             if let Some(session) = self.session_mut(channel) {

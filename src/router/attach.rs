@@ -209,9 +209,10 @@ impl Router {
         connector.unused_since = None;
         let upstream_name = connector.claim_name(role, &name, &container_id);
         let entry = self.connections.get_mut(hub.index()).ok_or_else(lost)?;
-        let attached = entry
-            .connection
-            .attach_link(upstream.channel, &upstream_name, role, number, tail);
+        let attached =
+            entry
+                .connection
+                .attach_link(upstream.channel, &upstream_name, role, Some(number), tail);
         let handle = match attached {
             Ok(handle) => handle,
             Err(error) => {

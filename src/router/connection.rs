@@ -10,7 +10,7 @@ use super::flow_control::Gate;
 use super::loss::Farewell;
 use super::settings::{
     ConnectorId, ConnectorRole, ConnectorSettings, HostPort, ListenerId, ListenerRole, ListenerSettings,
-    PeerLimits, RouterSettings,
+    PeerLimits, RouterSettings, SharingSettings,
 };
 use super::timer::Owner;
 use super::{Action, ConnectionKey, Router, TransportInfo};
@@ -177,6 +177,7 @@ fn broker(listener: &ListenerSettings, peer: &str) -> ConnectorSettings {
         sasl_password: None,
         has_client_certificate: false,
         dial_timeout: listener.handshake_timeout,
+        sharing: SharingSettings::default(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Connectors: when to dial, and what waits for it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::ConnectionKey;
@@ -68,6 +68,9 @@ pub(super) struct Connector {
     pub(super) names: HashSet<(Role, Box<str>)>,
     /// Devices that have used the connection since it was opened.
     pub(super) users: HashSet<ConnectionKey>,
+    /// Tokens that the hub has accepted on the connection, by audience, and when each ends. Those of devices that have
+    /// gone count until then.
+    pub(super) tokens: HashMap<Box<str>, Option<Instant>>,
     /// When the last of them went.
     pub(super) unused_since: Option<Instant>,
     /// Number in log lines of the connection that is being dialed.
@@ -99,6 +102,7 @@ impl Connector {
             waiting: VecDeque::new(),
             names: HashSet::new(),
             users: HashSet::new(),
+            tokens: HashMap::new(),
             unused_since: None,
             number: 0,
             failures: 0,
@@ -284,6 +288,7 @@ impl Connector {
     fn forget_connection(&mut self) {
         self.names.clear();
         self.users.clear();
+        self.tokens = HashMap::new();
         self.unused_since = None;
     }
 
@@ -409,6 +414,7 @@ pub(super) mod tests {
             sasl_password: None,
             has_client_certificate: false,
             dial_timeout: Duration::from_secs(30),
+            sharing: super::super::settings::SharingSettings::default(),
         }
     }
 }

@@ -33,10 +33,12 @@
 
 mod admission;
 mod attach;
+mod clock;
 mod connection;
 mod connector;
 mod control;
 mod delivery_map;
+mod driver;
 mod failover;
 mod flow_control;
 mod loss;
@@ -67,12 +69,14 @@ use crate::endpoint::connection::{Announce, Connection, Side};
 use crate::endpoint::event::{Event, Fault};
 pub use crate::endpoint::handshake::Verdict;
 use admission::{Denials, GroupAnnounce};
+use clock::Clock;
 use connection::{Entry, Kind};
 use connector::{Connector, State};
+pub use driver::{Action, DialTarget, Login, TransportInfo, TransportState};
 use pair::{LinkPair, SessionPair};
 use policy::{Book, Policy};
 pub use reload::Reloaded;
-use settings::{ConnectorId, HostPort, ListenerId, ListenerRole, RouterSettings, Secret};
+use settings::{ConnectorId, ListenerId, ListenerRole, RouterSettings, Secret};
 pub use snapshot::{ConnectorReport, ConnectorStatus, Snapshot};
 use table::LinkRouteTable;
 use timer::{Owner, Timers};
@@ -90,59 +94,6 @@ impl ConnectionKey {
     pub const fn index(self) -> usize {
         self.index as usize
     }
-}
-
-/// What the driver must do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Look at this connection again: bytes to write, reading allowed again, or its state changed.
-    Wake(ConnectionKey),
-    /// Resolve, connect, and for a TLS connector shake hands ([`Router::dial_target`] says with whom); then call `dialed`
-    /// or `dial_failed`, once.
-    Dial(ConnectorId),
-    /// Find out whether this is the user's password, without letting anybody wait for it; then call `authenticated`,
-    /// once.
-    Authenticate(ConnectionKey, Box<Login>),
-}
-
-/// What a device logs in with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Login {
-    /// Whom it claims to be.
-    pub user: String,
-    /// The proof.
-    pub password: Secret<Vec<u8>>,
-}
-
-/// What the driver does with a connection's transport.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TransportState {
-    /// Keep reading and writing.
-    Open,
-    /// Write what [`Router::transmit`] still yields, then shut down and call [`Router::transport_lost`].
-    CloseWhenFlushed,
-    /// Drop the socket now. Also the answer for a key that the router has forgotten.
-    Abort,
-}
-
-/// What is known of a transport when it is handed to the router.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TransportInfo {
-    /// The peer's address, `HOST:PORT`.
-    pub peer: String,
-    /// The TLS version, such as `TLSv1.3`, when the transport is encrypted.
-    pub tls: Option<String>,
-}
-
-/// Whom to dial.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DialTarget {
-    /// Where.
-    pub host: HostPort,
-    /// Whom we expect there: for SNI and the name in the certificate.
-    pub server_name: String,
-    /// TCP and TLS together may take this long.
-    pub limit: Duration,
 }
 
 /// The router of one shard.
@@ -187,6 +138,7 @@ pub struct Router {
     is_shutting_down: bool,
     /// The time of the last input.
     now: Instant,
+    clock: Clock,
     /// Reused by dispositions, which yield several ranges.
     ranges: Vec<delivery_map::Range>,
 }
@@ -227,6 +179,7 @@ impl Router {
             freed_links: 0,
             is_shutting_down: false,
             now,
+            clock: Clock::default(),
             ranges: Vec::new(),
         };
         for connector in router.settings.connectors.clone() {
@@ -249,6 +202,12 @@ impl Router {
     }
 
     // ---- inputs --------------------------------------------------------------------------------------------------
+
+    /// What the time is for people and tokens: since 1970, UTC. To be told at start, and now and then; steps of the
+    /// system's clock in either direction are no harm.
+    pub fn tell_time(&mut self, since_1970: Duration, now: Instant) {
+        self.clock.tell(since_1970, now);
+    }
 
     /// The transport of a device, or of a broker, was accepted. `None`: over `maxConnections`, or shutting down; drop it.
     pub fn accepted(

@@ -115,6 +115,18 @@ pub struct ListenerSettings {
     pub require_encryption: bool,
     /// Hosts that devices are told of, to go to when we are gone.
     pub failover: Vec<FailoverServer>,
+    /// What a device sees of a hub that is lost.
+    pub on_hub_lost: HubLoss,
+}
+
+/// What a device sees when the hub that its links lead to is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum HubLoss {
+    /// Its links are detached; its connection and sessions stay.
+    #[default]
+    Detach,
+    /// Its connection is closed with `amqp:connection:forced`, as Azure itself does.
+    Close,
 }
 
 /// When a connector dials.
@@ -159,6 +171,62 @@ pub struct ConnectorSettings {
     pub has_client_certificate: bool,
     /// TCP, TLS, SASL and open together may take this long.
     pub dial_timeout: Duration,
+    /// How its connections are shared by devices with identities of their own.
+    pub sharing: SharingSettings,
+}
+
+impl ConnectorSettings {
+    /// Whether devices authorise themselves on this connection, by tokens that the router puts for them. One that logs in
+    /// for all of them (PLAIN, EXTERNAL) has an identity already, and carries `$cbs` links like any other.
+    pub fn relays_cbs(&self) -> bool {
+        let allows = |mechanism: &str| {
+            self.sasl_mechanisms.is_empty() || self.sasl_mechanisms.iter().any(|name| name == mechanism)
+        };
+        let has_identity = (self.sasl_username.is_some() && allows("PLAIN"))
+            || (self.has_client_certificate && allows("EXTERNAL"));
+        self.sharing.cbs == CbsMode::Relay && self.role != ConnectorRole::Accepted && !has_identity
+    }
+}
+
+/// What becomes of the `$cbs` links of devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum CbsMode {
+    /// They end in the router, which has one pair of its own per connection to the hub.
+    #[default]
+    Relay,
+    /// They are carried like any other link: right for one device at a time.
+    Tunnel,
+}
+
+/// How many devices share a connector, and what each may do there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharingSettings {
+    /// Who answers `$cbs`.
+    pub cbs: CbsMode,
+    /// Whether a device may attach only what it has authorised itself. Without this any device can use the identity of
+    /// any other on the same connection.
+    pub checks_identity: bool,
+    /// Tokens of one connection, at least 1; the next device goes to the next connection of the pool.
+    pub max_tokens: usize,
+    /// Links of one connection, at least 1; the next device goes to the next connection of the pool.
+    pub max_links: usize,
+    /// Connections of the pool at most, at least 1.
+    pub pool_size: usize,
+    /// New devices on one connection in a second; more than that wait. 0: as many as come.
+    pub devices_per_second: u32,
+}
+
+impl Default for SharingSettings {
+    fn default() -> Self {
+        SharingSettings {
+            cbs: CbsMode::Relay,
+            checks_identity: true,
+            max_tokens: 995,
+            max_links: 4999,
+            pool_size: 16,
+            devices_per_second: 100,
+        }
+    }
 }
 
 /// How a route matches an address (qdrouterd: `prefix` or `pattern`).

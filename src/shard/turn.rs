@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -28,6 +28,9 @@ use crate::router::{Action, ConnectionKey, Login, Reloaded, Router};
 const READ_BUFFER: usize = 64 * 1024;
 /// The timer's resolution: a deadline in the past still leaves a turn to everybody else.
 const TIMER_STEP: Duration = Duration::from_millis(1);
+
+/// How old the time of the day may be.
+const CLOCK_STEP: Duration = Duration::from_secs(1);
 
 /// The time, for the router and for timers.
 pub(super) fn now() -> Instant {
@@ -55,6 +58,8 @@ pub(super) struct Turn {
     /// What the timer task waits for.
     armed: Cell<Option<Instant>>,
     rearmed: Notify,
+    /// When the router was last told the time.
+    told: Cell<Option<Instant>>,
     /// Connection tasks that exist.
     drivers: Cell<usize>,
     driver_ended: Notify,
@@ -82,6 +87,7 @@ impl Turn {
             dials: RefCell::default(),
             armed: Cell::new(None),
             rearmed: Notify::new(),
+            told: Cell::new(None),
             drivers: Cell::new(0),
             driver_ended: Notify::new(),
             stopped: Cell::new(false),
@@ -101,9 +107,20 @@ impl Turn {
         work: impl FnOnce(&mut Core, Instant) -> R,
     ) -> R {
         let core = &mut *self.core.borrow_mut();
-        let result = work(core, now());
+        let now = now();
+        self.tell_time(core, now);
+        let result = work(core, now);
         self.settle(core, own);
         result
+    }
+
+    /// Tells the router what time of the day it is, once a second: the system's clock may be set at any time.
+    fn tell_time(&self, core: &mut Core, now: Instant) {
+        if self.told.get().is_none_or(|told| now >= told + CLOCK_STEP) {
+            self.told.set(Some(now));
+            let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            core.router.tell_time(since_1970.unwrap_or_default(), now);
+        }
     }
 
     /// Does what the router asks for.

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use linkrouterd::router::settings::policy::PolicySettings;
 use linkrouterd::router::settings::{
-    ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, HostPort,
-    ListenerId, ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
+    CbsMode, ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions,
+    HostPort, HubLoss, ListenerId, ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings,
+    RouterSettings, SharingSettings,
 };
 use linkrouterd::router::{
     Action, ConnectionKey, ConnectorReport, Login, Reloaded, Router, TransportInfo, TransportState,
@@ -139,6 +140,7 @@ pub(crate) fn settings() -> RouterSettings {
             authenticate_peer: false,
             require_encryption: false,
             failover: Vec::new(),
+            on_hub_lost: HubLoss::Detach,
         }],
         connectors: vec![ConnectorSettings {
             name: "HUB".into(),
@@ -159,6 +161,10 @@ pub(crate) fn settings() -> RouterSettings {
             sasl_password: None,
             has_client_certificate: false,
             dial_timeout: Duration::from_secs(30),
+            sharing: SharingSettings {
+                cbs: CbsMode::Tunnel,
+                ..SharingSettings::default()
+            },
         }],
         routes: [Direction::In, Direction::Out]
             .into_iter()

@@ -8,8 +8,9 @@ use super::policy::policy_settings;
 use crate::amqp::failover::{FailoverServer, Scheme};
 use crate::config::{self, Config};
 use crate::router::settings::{
-    ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, HostPort, ListenerRole,
-    ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings, Secret,
+    ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, HostPort, HubLoss,
+    ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings, Secret,
+    SharingSettings,
 };
 use crate::shard::dial::DialSettings;
 use crate::shard::passwords::Passwords;
@@ -94,6 +95,7 @@ fn listener_settings(listener: &config::Listener) -> ListenerSettings {
                 scheme: url.tls.map(|tls| if tls { Scheme::Amqps } else { Scheme::Amqp }),
             })
             .collect(),
+        on_hub_lost: HubLoss::default(),
     }
 }
 
@@ -145,6 +147,7 @@ fn connector_settings(config: &Config, connector: &config::Connector) -> Connect
             .map(|password| Secret::new(password.expose().to_owned())),
         has_client_certificate: profile.is_some_and(|profile| profile.cert_file.is_some()),
         dial_timeout: DIAL_TIMEOUT,
+        sharing: SharingSettings::default(),
     }
 }
 

@@ -16,7 +16,7 @@ use linkrouterd::amqp::value::Value;
 use linkrouterd::router::settings::policy::{
     Addresses, GroupSettings, PolicySettings, RemoteHost, VhostPolicy, VhostSettings,
 };
-use linkrouterd::router::settings::{
+use linkrouterd::router::settings::{CbsMode, HubLoss, SharingSettings, 
     ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, HostPort,
     ListenerId, ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
 };
@@ -589,6 +589,7 @@ fn settings() -> RouterSettings {
         authenticate_peer: false,
         require_encryption: false,
         failover: Vec::new(),
+        on_hub_lost: HubLoss::Detach,
     };
     RouterSettings {
         container_id: "router".to_owned(),
@@ -614,6 +615,10 @@ fn settings() -> RouterSettings {
             sasl_password: None,
             has_client_certificate: false,
             dial_timeout: Duration::from_secs(10),
+            sharing: SharingSettings {
+                cbs: CbsMode::Tunnel,
+                ..SharingSettings::default()
+            },
         }],
         routes: vec![
             route(Direction::In, "hub", "hub/"),

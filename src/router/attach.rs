@@ -140,6 +140,9 @@ impl Router {
             return known;
         }
         let pair = u32::try_from(self.session_pairs.insert(SessionPair::new(device, connector))).ok()?;
+        if let Some(connector) = self.connectors.get_mut(&connector) {
+            connector.unbegun += 1;
+        }
         self.entry_mut(device.connection)?
             .connection
             .session_mut(device.channel)?
@@ -185,6 +188,9 @@ impl Router {
                 if let Some(session) = entry.connection.session_mut(channel) {
                     session.owners.push(pair);
                 }
+                if let Some(connector) = self.connectors.get_mut(&id) {
+                    connector.unbegun = connector.unbegun.saturating_sub(1);
+                }
                 SessionRef {
                     connection: hub,
                     channel,
@@ -216,7 +222,7 @@ impl Router {
         let handle = match attached {
             Ok(handle) => handle,
             Err(error) => {
-                connector.names.remove(&(role, upstream_name));
+                connector.names.release(role, &upstream_name);
                 return Err(if error == SessionError::FrameSizeTooSmall {
                     let what = "the attach is larger than the hub's max-frame-size";
                     AmqpError::new(error.condition(), what)

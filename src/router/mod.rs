@@ -41,10 +41,12 @@ mod delivery_map;
 mod driver;
 mod failover;
 mod flow_control;
+mod link_names;
 mod loss;
 mod pair;
 mod pattern;
 mod policy;
+mod pool;
 mod prefix;
 mod reload;
 mod route;
@@ -52,6 +54,7 @@ pub mod settings;
 mod snapshot;
 mod table;
 mod timer;
+mod tokens;
 mod transfer;
 mod unanswered;
 mod upstream;
@@ -464,11 +467,13 @@ impl Router {
 
     /// Whom [`Action::Dial`] means. `None`: nobody any more.
     pub fn dial_target(&self, connector: ConnectorId) -> Option<DialTarget> {
+        let configured = self.configured(connector);
         let connector = self
             .connectors
             .get(&connector)
             .filter(|connector| connector.state == State::Dialing)?;
         Some(DialTarget {
+            configured,
             host: connector.hosts.current().clone(),
             server_name: connector.server_name().to_owned(),
             limit: connector.dial_limit(),

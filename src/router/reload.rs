@@ -48,7 +48,7 @@ impl Router {
         let mut former: BTreeMap<String, ConnectorId> = self
             .connectors
             .iter()
-            .filter(|(_, connector)| !connector.is_accepted())
+            .filter(|(_, connector)| !connector.is_accepted() && connector.head.is_none())
             .map(|(&id, connector)| (connector.settings.name.clone(), id))
             .collect();
         let kept: Vec<Option<ConnectorId>> = settings
@@ -72,9 +72,11 @@ impl Router {
             } else {
                 "its configuration changed"
             };
-            if let Some(State::Opening(key) | State::Open(key)) = self.connectors.get(&id).map(|it| it.state)
-            {
-                self.close_connector(id, key, why, now);
+            let pool: Vec<(ConnectorId, State)> = self.pool(id).map(|(id, it)| (id, it.state)).collect();
+            for (id, state) in pool {
+                if let State::Opening(key) | State::Open(key) = state {
+                    self.close_connector(id, key, why, now);
+                }
             }
         }
 
@@ -126,13 +128,24 @@ impl Router {
         reloaded
     }
 
-    /// Hands over what waits for a connector, and the connection that is still to close.
-    fn succeed(&mut self, predecessor: ConnectorId, id: ConnectorId) {
+    /// Hands over what waits for a connector, and the connection that is still to close; and the same for each further
+    /// connection of its pool that anything waits for.
+    fn succeed(&mut self, predecessor: ConnectorId, id: ConnectorId, now: Instant) {
         let Some(old) = self.connectors.remove(&predecessor) else {
             return;
         };
         if let Some(key) = old.connection() {
             self.hand_over(key, id);
+        }
+        for further in old.further {
+            let is_needed = self.connectors.get(&further).is_some_and(Connector::is_needed);
+            match is_needed.then(|| self.grow(id)).flatten() {
+                Some(successor) => {
+                    self.succeed(further, successor, now);
+                    self.want(successor, now);
+                }
+                None => self.dismiss(further, "changed in", now),
+            }
         }
         for (_, pair) in &mut self.session_pairs {
             if pair.connector == predecessor && pair.upstream.is_none() {

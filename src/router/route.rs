@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use super::attach::excerpt;
 use super::connection::Kind;
 use super::connector::{Connector, State};
+use super::pool::Slot;
 use super::prefix::{self, Readdressing};
-use super::settings::{ConnectorId, ConnectorRole, Destination, Direction, RouteSettings};
+use super::settings::{ConnectorId, Destination, Direction, RouteSettings};
 use super::{ConnectionKey, Router};
 use crate::amqp::condition::{self, AmqpError};
 use crate::amqp::performative::{Attach, Role};
@@ -28,8 +29,32 @@ pub(super) struct Decision {
 pub(super) enum Placing {
     /// In turn among those that are open or can be dialed at once.
     InTurn,
-    /// An open one rather than one that must be dialed: the attach has waited for another in vain.
-    OpenFirst,
+    /// An open one rather than one that must be dialed: the attach has waited for this one in vain.
+    OpenFirst(ConnectorId),
+    /// The one that the attach has waited for is open, and has no room for it.
+    Overflow(ConnectorId),
+}
+
+impl Placing {
+    /// The connection that the attach is not to have.
+    const fn leaving(self) -> Option<ConnectorId> {
+        match self {
+            Placing::InTurn => None,
+            Placing::OpenFirst(id) | Placing::Overflow(id) => Some(id),
+        }
+    }
+}
+
+/// A connection that could take a link.
+struct Candidate {
+    readiness: Readiness,
+    /// The configured connector, or broker.
+    head: ConnectorId,
+    slot: Slot,
+    /// Index of the route that leads there.
+    route: usize,
+    /// The device's tokens are there.
+    is_bound: bool,
 }
 
 /// How soon a connection can take a link.
@@ -71,7 +96,7 @@ impl Router {
         let (direction, terminus) = routed_terminus(attach)?;
         let asked = asked(direction, terminus.as_ref())?;
         let address = self.address_for(device, &asked)?;
-        let (connector, route) = self.choose(direction, &address, placing)?;
+        let (connector, route) = self.choose(device, direction, &address, placing)?;
         let survives_disconnect = terminus.is_some_and(|terminus| terminus.survives_disconnect());
         let readdressing = asked.readdressing(&address, route);
         if survives_disconnect && !self.settings.allow_resumable_link_route {
@@ -133,43 +158,99 @@ impl Router {
     }
 
     /// One of the connections that the best route leads to, with the route that led there: several routes may have one
-    /// pattern, and several containers one id.
+    /// pattern, and several containers one id. The connections of a pool are one choice.
     fn choose(
         &mut self,
+        device: ConnectionKey,
         direction: Direction,
         address: &str,
         placing: Placing,
     ) -> Result<(ConnectorId, &RouteSettings), AmqpError> {
-        let mut candidates: Vec<(Readiness, ConnectorId, usize)> = Vec::new();
-        let mut first = None;
+        self.expire_tokens();
+        let mut candidates: Vec<Candidate> = Vec::new();
+        let (mut first, mut full) = (None, None);
         for (index, route) in self.routes.find(direction, address) {
             first.get_or_insert(index);
-            for (&id, connector) in &self.connectors {
-                if connector.serves(&route.destination)
-                    && let Some(readiness) = self.readiness(id, connector, &route.destination)
-                {
-                    let readiness = match (placing, readiness) {
-                        (Placing::InTurn, Readiness::Idle) => Readiness::Open,
-                        (Placing::InTurn | Placing::OpenFirst, readiness) => readiness,
-                    };
-                    candidates.push((readiness, id, index));
+            for (&head, _) in self.connectors.iter().filter(|(_, it)| it.head.is_none()) {
+                if !self.pool(head).any(|(_, it)| it.serves(&route.destination)) {
+                    continue;
+                }
+                match self.candidate(device, head, (index, &route.destination), placing) {
+                    Ok(candidate) => candidates.extend(candidate),
+                    Err(pool) => full = Some(pool),
                 }
             }
         }
         let Some(first) = first else {
             return Err(no_route(direction, address));
         };
-        let best = candidates.iter().map(|&(readiness, ..)| readiness).min();
-        candidates.retain(|&(readiness, ..)| Some(readiness) == best);
-        let turn = self.routes.next_turn(first).checked_rem(candidates.len());
-        let chosen = turn.and_then(|turn| candidates.get(turn));
-        match chosen.and_then(|&(_, id, index)| Some((id, self.routes.get(index)?))) {
-            Some(chosen) => Ok(chosen),
+        let chosen = match candidates.iter().position(|candidate| candidate.is_bound) {
+            Some(bound) => Some(bound),
             None => {
-                let missing = self.routes.get(first).map(|route| nobody_at(&route.destination));
-                Err(self.unreachable_error(&missing.unwrap_or_default()))
+                let best = candidates.iter().map(|candidate| candidate.readiness).min();
+                candidates.retain(|candidate| Some(candidate.readiness) == best);
+                self.routes.next_turn(first).checked_rem(candidates.len())
             }
+        };
+        let chosen = chosen.and_then(|index| candidates.get(index)).and_then(|chosen| {
+            Some(match chosen.slot {
+                Slot::At(id) => (id, chosen.route),
+                Slot::Next => (self.grow(chosen.head)?, chosen.route),
+            })
+        });
+        match chosen.and_then(|(id, index)| Some((id, self.routes.get(index)?))) {
+            Some(chosen) => Ok(chosen),
+            None => match full {
+                Some(pool) => Err(self.full_error(pool)),
+                None => {
+                    let missing = self.routes.get(first).map(|route| nobody_at(&route.destination));
+                    Err(self.unreachable_error(&missing.unwrap_or_default()))
+                }
+            },
         }
+    }
+
+    /// The connection of a pool that a route leads to, for this device; `None` if there is none now, and an error if
+    /// there is no room.
+    fn candidate(
+        &self,
+        device: ConnectionKey,
+        head: ConnectorId,
+        (route, to): (usize, &Destination),
+        placing: Placing,
+    ) -> Result<Option<Candidate>, ConnectorId> {
+        let pinned = self.pinned(device, head, placing.leaving());
+        let serving = |&id: &ConnectorId| self.connectors.get(&id).is_some_and(|it| it.serves(to));
+        let slot = match pinned.filter(serving) {
+            Some(id) => Slot::At(id),
+            None => self.place(head, Some(to)).ok_or(head)?,
+        };
+        let (readiness, is_bound) = match slot {
+            Slot::At(id) => {
+                let Some((connector, readiness)) = self
+                    .connectors
+                    .get(&id)
+                    .and_then(|connector| Some((connector, self.readiness(id, connector, to)?)))
+                else {
+                    return Ok(None);
+                };
+                let is_bound = connector.settings.relays_cbs() && connector.users.contains(&device);
+                (readiness, is_bound)
+            }
+            // An attach that can wait for another one makes none.
+            Slot::Next if matches!(placing, Placing::OpenFirst(_)) => return Err(head),
+            Slot::Next => (Readiness::Idle, false),
+        };
+        Ok(Some(Candidate {
+            readiness: match (placing, readiness) {
+                (Placing::InTurn, Readiness::Idle) => Readiness::Open,
+                (Placing::InTurn | Placing::OpenFirst(_) | Placing::Overflow(_), readiness) => readiness,
+            },
+            head,
+            slot,
+            route,
+            is_bound,
+        }))
     }
 
     /// `None`: never, because its only connection is about to go.
@@ -177,7 +258,7 @@ impl Router {
         if self.usable_connection(id).is_some() {
             return Some(Readiness::Open);
         }
-        if connector.settings.role == ConnectorRole::Accepted {
+        if connector.is_accepted() {
             return None;
         }
         if matches!(to, Destination::Container(_)) && connector.container_id.is_none() {
@@ -201,7 +282,7 @@ impl Router {
 
 impl Connector {
     /// Whether a route leads here. A container that has not been seen yet may be the one: it is worth a dial.
-    fn serves(&self, destination: &Destination) -> bool {
+    pub(super) fn serves(&self, destination: &Destination) -> bool {
         match destination {
             Destination::Connection(name) => self.settings.name == *name,
             Destination::Container(id) => self.container_id.as_ref().is_none_or(|own| own == id),

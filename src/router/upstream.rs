@@ -60,6 +60,7 @@ impl Router {
             State::Backoff { until } if until <= now => {
                 connector.state = State::Idle;
                 self.want_if_needed(id, now);
+                self.shrink(id);
             }
             State::Open(key)
                 if connector.is_on_demand()
@@ -95,7 +96,9 @@ impl Router {
             tracing::info!(target: "SERVER", "[C{number}] Closing the connection of connector {name}: {why}");
             entry.connection.close(None, now);
         }
-        if let Some(container_id) = served {
+        if let Some(container_id) = served
+            && !self.has_substitute(id)
+        {
             self.log_routes("Deactivated", &name, &container_id);
         }
         self.wake(key);
@@ -113,6 +116,7 @@ impl Router {
             return;
         };
         let recovery = connector.opened(key, open.container_id, now);
+        connector.channel_max = open.channel_max;
         let host = connector.hosts.current();
         connector.message = excerpt(&format!(
             "Connection to {host} opened, container_id={}",
@@ -133,7 +137,9 @@ impl Router {
             failover::adopt(connector, properties, now);
         }
         let name = connector.settings.name.clone();
-        self.log_routes("Activated", &name, open.container_id);
+        if !self.has_substitute(id) {
+            self.log_routes("Activated", &name, open.container_id);
+        }
         self.start_waiting(id, now);
         self.move_waiting_to(id, now);
         self.arm_connector(id);
@@ -148,7 +154,9 @@ impl Router {
                 if connector.open_connection().is_some() {
                     let name = connector.settings.name.clone();
                     let container_id = connector.container_id.clone().unwrap_or_default();
-                    self.log_routes("Deactivated", &name, &container_id);
+                    if !self.has_substitute(id) {
+                        self.log_routes("Deactivated", &name, &container_id);
+                    }
                 }
                 self.move_waiting_from(id, now);
                 if let Some(connector) = self.connectors.get_mut(&id) {
@@ -158,6 +166,7 @@ impl Router {
             State::Closing(own) if own == key => {
                 connector.state = State::Idle;
                 self.want_if_needed(id, now);
+                self.shrink(id);
             }
             State::Idle
             | State::Dialing
@@ -186,6 +195,7 @@ impl Router {
         }
         for id in unused {
             self.arm_connector(id);
+            self.shrink(id);
         }
     }
 }

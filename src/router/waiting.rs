@@ -21,6 +21,8 @@ pub(super) enum To {
     Up,
     /// Any that may serve it: the one that it waits for does not.
     Any,
+    /// Any that has room for it: the one that it waits for has none.
+    Roomy,
 }
 
 impl Router {
@@ -88,13 +90,27 @@ impl Router {
                 if let Some(link) = self.link_pairs.get_mut(index(number)) {
                     link.readdressing = readdressing;
                 }
-                self.start_link(number, &attach);
+                if self.has_room_for_session(number, id)
+                    || !self.move_link(number, device, &attach, To::Roomy, now)
+                {
+                    self.start_link(number, &attach);
+                }
             } else if !self.move_link(number, device, &attach, To::Any, now) {
                 let error =
                     self.unreachable_error("The connection that was waited for does not serve this address");
                 self.refuse_waiting(number, Some(&error));
             }
         }
+    }
+
+    /// Whether the hub takes the session that a link needs.
+    fn has_room_for_session(&self, number: u32, id: ConnectorId) -> bool {
+        let has_begun = self
+            .link_pairs
+            .get(index(number))
+            .and_then(|link| self.session_pairs.get(index(link.session_pair)))
+            .is_some_and(|pair| pair.upstream.is_some());
+        has_begun || self.has_free_channel(id)
     }
 
     /// A connector is not coming soon: what waits for it goes to another one that is up.
@@ -158,7 +174,11 @@ impl Router {
         let Some((session, from, deadline)) = self.movable(number) else {
             return false;
         };
-        let Ok(decision) = self.decide(device, attach, Placing::OpenFirst) else {
+        let placing = match to {
+            To::Open | To::Up | To::Any => Placing::OpenFirst(from),
+            To::Roomy => Placing::Overflow(from),
+        };
+        let Ok(decision) = self.decide(device, attach, placing) else {
             return false;
         };
         let id = decision.connector;
@@ -169,7 +189,7 @@ impl Router {
         let suits = match to {
             To::Open => is_open,
             To::Up => is_open || connector.state == State::Idle,
-            To::Any => true,
+            To::Any | To::Roomy => true,
         };
         if !suits || connector.waiting.len() >= limits::WAITING_ATTACHES {
             return false;

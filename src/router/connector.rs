@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::ConnectionKey;
 use super::attach::excerpt;
+use super::cbs::HubCbs;
 use super::failover::HostList;
 use super::settings::{ConnectorRole, ConnectorSettings};
 use crate::amqp::performative::Role;
@@ -71,6 +72,10 @@ pub(super) struct Connector {
     /// Tokens that the hub has accepted on the connection, by audience, and when each ends. Those of devices that have
     /// gone count until then.
     pub(super) tokens: HashMap<Box<str>, Option<Instant>>,
+    /// Our `$cbs` pair on the connection, once there was something to ask.
+    pub(super) cbs: Option<Box<HubCbs>>,
+    /// Requests to its `$cbs` that are not answered.
+    pub(super) asking: usize,
     /// When the last of them went.
     pub(super) unused_since: Option<Instant>,
     /// Number in log lines of the connection that is being dialed.
@@ -103,6 +108,8 @@ impl Connector {
             names: HashSet::new(),
             users: HashSet::new(),
             tokens: HashMap::new(),
+            cbs: None,
+            asking: 0,
             unused_since: None,
             number: 0,
             failures: 0,
@@ -158,7 +165,7 @@ impl Connector {
 
     /// Whether anybody needs a connection.
     pub(super) fn is_needed(&self) -> bool {
-        self.is_persistent() || !self.waiting.is_empty()
+        self.is_persistent() || !self.waiting.is_empty() || self.asking > 0
     }
 
     /// Somebody needs the connection. `true`: dial now.
@@ -254,7 +261,7 @@ impl Connector {
             self.failed_attempts = self.failed_attempts.saturating_add(1);
         }
         let is_round = self.hosts.turn();
-        let nobody_waits = self.waiting.is_empty();
+        let nobody_waits = self.waiting.is_empty() && self.asking == 0;
         let delay = if !is_round {
             NEXT_HOST_DELAY
         } else if was_open && self.failures == 0 {
@@ -289,6 +296,7 @@ impl Connector {
         self.names.clear();
         self.users.clear();
         self.tokens = HashMap::new();
+        self.cbs = None;
         self.unused_since = None;
     }
 

@@ -134,6 +134,7 @@ impl Router {
         }
         let name = connector.settings.name.clone();
         self.log_routes("Activated", &name, open.container_id);
+        self.send_requests(id);
         self.start_waiting(id, now);
         self.move_waiting_to(id, now);
         self.arm_connector(id);

@@ -62,6 +62,18 @@ impl Router {
         self.want(id, now);
     }
 
+    /// Puts an attach back on its connector's list.
+    fn keep_waiting(&mut self, number: u32, id: ConnectorId) {
+        let now = self.now;
+        let deadline = self
+            .link_pairs
+            .get(index(number))
+            .and_then(|link| Some(link.waiting.as_ref()?.deadline));
+        if let Some(deadline) = deadline {
+            self.queue_waiting(number, id, deadline, now);
+        }
+    }
+
     /// Refuses an attach that would make too much wait for a connector.
     pub(super) fn refuse_too_much(&mut self, number: u32) {
         let error = AmqpError::new(
@@ -73,22 +85,56 @@ impl Router {
 
     /// The connector is open: everything that waited for it starts, unless its container turned out to be another one.
     pub(super) fn start_waiting(&mut self, id: ConnectorId, now: Instant) {
-        let Some(connector) = self.connectors.get_mut(&id) else {
-            return;
-        };
-        for number in std::mem::take(&mut connector.waiting) {
+        if let Some(connector) = self.connectors.get_mut(&id) {
+            let waiting = std::mem::take(&mut connector.waiting);
+            self.start_links(id, waiting.into(), now);
+        }
+    }
+
+    /// What a device waits for is there: its attaches start.
+    pub(super) fn start_waiting_of(&mut self, id: ConnectorId, device: ConnectionKey, now: Instant) {
+        let waiting = self.waiting_of(id, device);
+        if let Some(connector) = self.connectors.get_mut(&id) {
+            connector.waiting.retain(|number| !waiting.contains(number));
+            self.start_links(id, waiting, now);
+        }
+    }
+
+    /// A device's links whose attaches wait for a connector.
+    pub(super) fn waiting_of(&self, id: ConnectorId, device: ConnectionKey) -> Vec<u32> {
+        let waiting = self.connectors.get(&id).map(|connector| connector.waiting.iter());
+        waiting
+            .into_iter()
+            .flatten()
+            .copied()
+            .filter(|&number| {
+                self.link_end(number, Leg::Device)
+                    .is_some_and(|(key, ..)| key == device)
+            })
+            .collect()
+    }
+
+    fn start_links(&mut self, id: ConnectorId, waiting: Vec<u32>, now: Instant) {
+        for number in waiting {
             let Some((device, body)) = self.waiting_attach(number) else {
                 continue;
             };
             let Ok(Performative::Attach(attach)) = Performative::parse(&body) else {
                 continue;
             };
-            if let Some(readdressing) = self.served_as(device, &attach, id) {
+            if let Some(service) = self.served_as(device, &attach, id) {
+                if let Err(error) = self.authorise(device, id, &service.address, now) {
+                    self.refuse_waiting(number, Some(&error));
+                    continue;
+                }
                 // The route that it has waited by may not be the one that leads to this container.
                 if let Some(link) = self.link_pairs.get_mut(index(number)) {
-                    link.readdressing = readdressing;
+                    link.readdressing = service.readdressing;
                 }
-                self.start_link(number, &attach);
+                match self.usable_connection(id) {
+                    Some(hub) if !self.put_again(device, id, hub, now) => self.start_link(number, &attach),
+                    Some(_) | None => self.keep_waiting(number, id),
+                }
             } else if !self.move_link(number, device, &attach, To::Any, now) {
                 let error =
                     self.unreachable_error("The connection that was waited for does not serve this address");

@@ -117,9 +117,10 @@ impl Router {
         {
             link.owner = Some(pair);
         }
-        match self.usable_connection(id) {
-            Some(_) => self.start_link(pair, attach),
-            None => self.wait(pair, id, body, now),
+        if self.may_start(key, id, now) {
+            self.start_link(pair, attach);
+        } else {
+            self.wait(pair, id, body, now);
         }
     }
 
@@ -205,8 +206,6 @@ impl Router {
             .and_then(|readdressing| readdressing.towards_hub(role, attach.tail));
         let tail = edited.as_ref().map_or(attach.tail, EditedTail::tail);
         let connector = self.connectors.get_mut(&id).ok_or_else(lost)?;
-        connector.users.insert(device.connection);
-        connector.unused_since = None;
         let upstream_name = connector.claim_name(role, &name, &container_id);
         let entry = self.connections.get_mut(hub.index()).ok_or_else(lost)?;
         let attached =

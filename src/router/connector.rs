@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use super::ConnectionKey;
 use super::attach::excerpt;
 use super::failover::HostList;
+use super::pace::{Admit, Pace};
 use super::settings::{ConnectorRole, ConnectorSettings};
 use crate::amqp::performative::Role;
+use crate::endpoint::limits;
 
 /// The first delay after a failure; it doubles with each further one.
 const FIRST_DELAY: Duration = Duration::from_secs(2);
@@ -68,6 +70,8 @@ pub(super) struct Connector {
     pub(super) names: HashSet<(Role, Box<str>)>,
     /// Devices that have used the connection since it was opened.
     pub(super) users: HashSet<ConnectionKey>,
+    /// How fast others may join them.
+    pace: Option<Pace>,
     /// Tokens that the hub has accepted on the connection, by audience, and when each ends. Those of devices that have
     /// gone count until then.
     pub(super) tokens: HashMap<Box<str>, Option<Instant>>,
@@ -94,6 +98,9 @@ pub(super) struct Connector {
 
 impl Connector {
     pub(super) fn new(settings: ConnectorSettings, seed: u64) -> Self {
+        let paced = settings
+            .relays_cbs()
+            .then_some(settings.sharing.devices_per_second);
         Connector {
             hosts: HostList::new(&settings),
             settings,
@@ -102,6 +109,7 @@ impl Connector {
             waiting: VecDeque::new(),
             names: HashSet::new(),
             users: HashSet::new(),
+            pace: paced.and_then(Pace::new),
             tokens: HashMap::new(),
             unused_since: None,
             number: 0,
@@ -151,6 +159,11 @@ impl Connector {
         matches!(self.settings.role, ConnectorRole::OnDemand)
     }
 
+    /// Whether its connection may be closed when nobody has used it for a while.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_on_demand() && self.waiting.is_empty()
+    }
+
     /// Whether it has failed since a connection has held.
     pub(super) const fn is_failing(&self) -> bool {
         self.failures > 0 || self.failed_attempts > 0
@@ -159,6 +172,36 @@ impl Connector {
     /// Whether anybody needs a connection.
     pub(super) fn is_needed(&self) -> bool {
         self.is_persistent() || !self.waiting.is_empty()
+    }
+
+    /// A device is about to start on the open connection, with its first link or token there: whether it may. If so it
+    /// is one of the users from here on, and whatever else it does is not held up.
+    pub(super) fn admit_device(&mut self, device: ConnectionKey, now: Instant) -> Admit {
+        if !self.users.contains(&device) {
+            let admit = self.pace.as_mut().map_or(Admit::Now, |pace| pace.start(now));
+            if admit != Admit::Now {
+                return admit;
+            }
+            self.users.insert(device);
+        }
+        self.unused_since = None;
+        Admit::Now
+    }
+
+    /// How long an attach waits. `timeout` is for the connection to open; once it has, the hub can be seen to be there,
+    /// and a device is better off waiting for its turn than coming again.
+    pub(super) fn patience(&self, timeout: Duration) -> Duration {
+        if self.pace.is_some() && self.open_connection().is_some() {
+            timeout.max(limits::PACED_ATTACH_TIMEOUT)
+        } else {
+            timeout
+        }
+    }
+
+    /// When the next of those that wait for their turn on the open connection has it.
+    pub(super) fn next_turn(&self) -> Option<Instant> {
+        let pace = self.pace.as_ref().filter(|_| !self.waiting.is_empty())?;
+        pace.ready_at()
     }
 
     /// Somebody needs the connection. `true`: dial now.
@@ -301,14 +344,14 @@ impl Connector {
         delay / 2 + delay * fraction / 1024
     }
 
-    /// When the connector has to be looked at; `oldest_waiting` is the deadline of the attach that waits longest.
-    pub(super) fn next_deadline(&self, oldest_waiting: Option<Instant>, linger: Duration) -> Option<Instant> {
+    /// When the connector has to be looked at; `waiting` is when it has to be for those that wait.
+    pub(super) fn next_deadline(&self, waiting: Option<Instant>, linger: Duration) -> Option<Instant> {
         let own = match self.state {
             State::Backoff { until } => Some(until),
-            State::Open(_) if self.is_on_demand() => self.unused_since.map(|since| since + linger),
+            State::Open(_) if self.is_idle() => self.unused_since.map(|since| since + linger),
             State::Idle | State::Dialing | State::Opening(_) | State::Open(_) | State::Closing(_) => None,
         };
-        own.into_iter().chain(oldest_waiting).min()
+        own.into_iter().chain(waiting).min()
     }
 
     /// The link's name at the hub: stable, because durable subscriptions and link recovery key on it, and unique among

@@ -42,6 +42,7 @@ mod driver;
 mod failover;
 mod flow_control;
 mod loss;
+mod pace;
 mod pair;
 mod pattern;
 mod policy;
@@ -340,6 +341,7 @@ impl Router {
 
     /// The transport is gone, by an error (`reason`) or because it was shut down as told. Frees the connection.
     pub fn transport_lost(&mut self, key: ConnectionKey, reason: &str, now: Instant) {
+        self.now = now;
         self.remove(key, reason, now);
     }
 

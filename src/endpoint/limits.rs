@@ -122,5 +122,9 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// has gone had sent is dropped when nothing of it moves for so long.
 pub const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long an attach waits for its turn on an open connection that takes only so many new devices in a second. Azure
+/// SDKs wait 60 s for the answer to an attach. Beyond it: refused with `amqp:link:detach-forced`.
+pub const PACED_ATTACH_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Heartbeats go out no more often than this, whatever a peer announces.
 pub const MIN_HEARTBEAT: Duration = Duration::from_millis(100);

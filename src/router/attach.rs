@@ -125,9 +125,12 @@ impl Router {
         {
             link.owner = Some(pair);
         }
-        match self.usable_connection(id) {
-            Some(hub) if !self.put_again(key, id, hub, now) => self.start_link(pair, attach),
-            Some(_) | None => self.wait(pair, id, body, now),
+        if !self.may_start(key, id, now) {
+            self.wait(pair, id, body, now);
+        } else if self.put_again(key, id, now) {
+            self.wait_for_tokens(pair, id, body, now);
+        } else {
+            self.start_link(pair, attach);
         }
     }
 
@@ -213,8 +216,6 @@ impl Router {
             .and_then(|readdressing| readdressing.towards_hub(role, attach.tail));
         let tail = edited.as_ref().map_or(attach.tail, EditedTail::tail);
         let connector = self.connectors.get_mut(&id).ok_or_else(lost)?;
-        connector.users.insert(device.connection);
-        connector.unused_since = None;
         let upstream_name = connector.claim_name(role, &name, &container_id);
         let entry = self.connections.get_mut(hub.index()).ok_or_else(lost)?;
         let attached =

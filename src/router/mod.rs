@@ -45,6 +45,7 @@ mod flow_control;
 mod identity;
 mod local;
 mod loss;
+mod pace;
 mod pair;
 mod pattern;
 mod policy;
@@ -346,6 +347,7 @@ impl Router {
 
     /// The transport is gone, by an error (`reason`) or because it was shut down as told. Frees the connection.
     pub fn transport_lost(&mut self, key: ConnectionKey, reason: &str, now: Instant) {
+        self.now = now;
         self.remove(key, reason, now);
     }
 

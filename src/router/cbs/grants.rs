@@ -241,9 +241,11 @@ impl Router {
         &mut self,
         device: ConnectionKey,
         id: ConnectorId,
-        hub: ConnectionKey,
         now: Instant,
     ) -> bool {
+        let Some(hub) = self.usable_connection(id) else {
+            return false;
+        };
         let Some(connector) = self.connectors.get(&id).filter(|it| it.settings.relays_cbs()) else {
             return false;
         };
@@ -277,7 +279,7 @@ impl Router {
                 grant.is_asked = false;
             }
         }
-        for number in self.waiting_of(id, device) {
+        for number in self.take_behind_tokens(id, device) {
             self.refuse_waiting(number, Some(error));
         }
     }

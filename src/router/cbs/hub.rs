@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::request::Answer;
-use super::{CBS, From};
+use super::{CBS, From, Pending};
 use crate::amqp::codes::descriptor;
 use crate::amqp::condition::{AmqpError, ErrorView};
 use crate::amqp::delivery::write_accepted;
@@ -17,6 +17,7 @@ use crate::amqp::terminus::TerminusKind;
 use crate::amqp::value::Value;
 use crate::endpoint::limits;
 use crate::router::local::{LocalReceiver, LocalSender, Taken};
+use crate::router::pace::Admit;
 use crate::router::settings::ConnectorId;
 use crate::router::{ConnectionKey, Router};
 
@@ -40,17 +41,24 @@ pub(in crate::router) struct HubCbs {
 }
 
 impl Router {
-    /// The connector is open: requests that waited for it go out.
-    pub(in crate::router) fn send_requests(&mut self, id: ConnectorId) {
-        let Some(hub) = self.usable_connection(id) else {
-            return;
-        };
-        for number in self.requests_to(id) {
+    /// Sends the requests that wait for a connector, if it is open, and as fast as their devices may start there.
+    pub(in crate::router) fn send_unsent(&mut self, id: ConnectorId, now: Instant) {
+        while let Some(hub) = self.usable_connection(id)
+            && let Some(connector) = self.connectors.get_mut(&id)
+            && let Some(&number) = connector.unsent.front()
+        {
+            // The token is good on this connection only, so the device stays.
+            if let Some(pending) = self.relay.pending.get(&number)
+                && connector.admit_device(pending.from.device(), now) != Admit::Now
+            {
+                return;
+            }
+            connector.unsent.pop_front();
             self.send_request(id, hub, number);
         }
     }
 
-    pub(super) fn send_request(&mut self, id: ConnectorId, hub: ConnectionKey, number: u64) {
+    fn send_request(&mut self, id: ConnectorId, hub: ConnectionKey, number: u64) {
         let is_there = self
             .connectors
             .get(&id)
@@ -398,12 +406,22 @@ impl Router {
         self.fail_requests(id, &error, now);
     }
 
-    /// The connection is gone: its requests go out again on the next.
-    pub(in crate::router) fn requeue_requests(&mut self, hub: ConnectionKey) {
+    /// A connection of a connector is gone: its requests go out again on the next.
+    pub(in crate::router) fn requeue_requests(&mut self, id: ConnectorId, hub: ConnectionKey) {
         for pending in self.relay.pending.values_mut() {
             if pending.sent_on == Some(hub) {
                 pending.sent_on = None;
             }
+        }
+        self.line_up_requests(id);
+    }
+
+    pub(super) fn line_up_requests(&mut self, id: ConnectorId) {
+        let is_unsent = |pending: &Pending| pending.connector == id && pending.sent_on.is_none();
+        let pending = self.relay.pending.iter();
+        let unsent = pending.filter(|(_, it)| is_unsent(it)).map(|(&number, _)| number);
+        if let Some(connector) = self.connectors.get_mut(&id) {
+            connector.unsent = unsent.collect();
         }
     }
 }

@@ -129,7 +129,6 @@ impl Router {
         let mut payload = Vec::new();
         message.encode(&mut payload);
         self.relay.bytes += payload.len();
-        let device = from.device();
         let pending = Pending {
             from,
             connector: id,
@@ -141,15 +140,12 @@ impl Router {
         self.relay.pending.insert(number, pending);
         if let Some(connector) = self.connectors.get_mut(&id) {
             connector.asking += 1;
-            // The token is good on this connection only, so the device stays.
-            connector.users.insert(device);
-            connector.unused_since = None;
+            connector.unsent.push_back(number);
         }
         self.arm_relay();
-        match self.usable_connection(id) {
-            Some(hub) => self.send_request(id, hub, number),
-            None => self.want(id, now),
-        }
+        self.want(id, now);
+        self.send_unsent(id, now);
+        self.arm_connector(id);
     }
 
     fn forget_request(&mut self, number: u64) -> Option<Pending> {
@@ -192,7 +188,7 @@ impl Router {
         }
         match pending.from {
             From::Link(asked) => self.answer_device(asked, answer, now),
-            From::Again(_) => self.start_waiting_of(pending.connector, device, now),
+            From::Again(_) => self.start_behind_tokens(pending.connector, device, now),
             From::Login(_) => {
                 let verdict = match answer.status {
                     200..=299 => Verdict::Accepted,
@@ -237,6 +233,7 @@ impl Router {
         if let Some(connector) = self.connectors.get_mut(&to) {
             connector.asking += moved;
         }
+        self.line_up_requests(to);
     }
 
     // ---- time ----------------------------------------------------------------------------------------------------

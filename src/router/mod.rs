@@ -41,6 +41,7 @@ mod delivery_map;
 mod driver;
 mod failover;
 mod flow_control;
+mod identity;
 mod loss;
 mod pair;
 mod pattern;

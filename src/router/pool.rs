@@ -10,6 +10,7 @@
 //! pinned: all of its links go to one of them, because its tokens are there.
 
 use std::fmt;
+use std::time::Instant;
 
 use super::connection::index;
 use super::connector::{Connector, State};
@@ -25,6 +26,8 @@ pub(super) enum Slot {
     At(ConnectorId),
     /// One that is yet to be made: all others are full.
     Next,
+    /// None: there are as many as there may be, and all are full.
+    Full,
 }
 
 /// Why a connection takes no other device.
@@ -93,10 +96,8 @@ impl Router {
                     audience.is_some_and(|audience| connector.tokens.contains_key(audience))
                 };
                 let known = self.pool(head).find(|&(_, it)| knows(it)).map(|(id, _)| id);
-                match known.map_or_else(|| self.place(head, None), |id| Some(Slot::At(id)))? {
-                    Slot::At(id) => id,
-                    Slot::Next => self.grow(head)?,
-                }
+                let slot = known.map_or_else(|| self.place(head, None), Slot::At);
+                self.take_slot(head, slot).ok()?
             }
         };
         if let Some(former) = own.filter(|&former| former != id) {
@@ -104,15 +105,24 @@ impl Router {
         }
         let now = self.now;
         let connector = self.connectors.get_mut(&id)?;
-        connector.users.insert(device);
-        connector.unused_since = None;
+        connector.pinned.insert(device);
         if let Some(audience) = audience {
             connector.tokens.expect(audience, now);
         }
         Some(id)
     }
 
-    /// The refusal that follows from [`slot_for`](Self::slot_for), or from a choice that found no room.
+    /// The connection that a slot means, made if it has to be.
+    pub(super) fn take_slot(&mut self, pool: ConnectorId, slot: Slot) -> Result<ConnectorId, AmqpError> {
+        let id = match slot {
+            Slot::At(id) => Some(id),
+            Slot::Next => self.grow(self.configured(pool)),
+            Slot::Full => None,
+        };
+        id.ok_or_else(|| self.full_error(pool))
+    }
+
+    /// The refusal when there is no room.
     pub(super) fn full_error(&self, connector: ConnectorId) -> AmqpError {
         let head = self.configured(connector);
         let text = match self.connectors.get(&head).map(|head| &head.settings) {
@@ -137,7 +147,7 @@ impl Router {
         head: ConnectorId,
         leaving: Option<ConnectorId>,
     ) -> Option<ConnectorId> {
-        let uses = |&(_, connector): &(ConnectorId, &Connector)| connector.users.contains(&device);
+        let uses = |&(_, connector): &(ConnectorId, &Connector)| connector.has_placed(device);
         if let Some((id, _)) = self.pool(head).find(uses) {
             return Some(id);
         }
@@ -146,6 +156,17 @@ impl Router {
             .owners()
             .filter_map(|pair| Some(self.session_pairs.get(index(pair))?.connector))
             .find(|&id| Some(id) != leaving && self.configured(id) == head)
+    }
+
+    /// Whether a device puts its tokens at this connector: those are good there only.
+    pub(super) fn is_bound(&self, device: ConnectionKey, head: ConnectorId) -> bool {
+        let relays = |connector: &Connector| connector.settings.relays_cbs();
+        self.connectors.get(&head).is_some_and(relays)
+            && (self.pool(head).any(|(_, connector)| connector.has_placed(device))
+                || self
+                    .entry(device)
+                    .and_then(|entry| entry.cbs.as_ref())
+                    .is_some_and(|desk| desk.leads_to(head)))
     }
 
     /// Whether a device has links at this connection, or links that wait for it.
@@ -158,32 +179,45 @@ impl Router {
         })
     }
 
-    fn unpin(&mut self, device: ConnectionKey, id: ConnectorId) {
+    /// Whether a device has a session at the hub on this connection.
+    pub(super) fn has_begun(&self, device: ConnectionKey, id: ConnectorId) -> bool {
+        self.entry(device).is_some_and(|entry| {
+            let pairs = entry.connection.owners();
+            pairs
+                .filter_map(|pair| self.session_pairs.get(index(pair)))
+                .any(|pair| pair.connector == id && pair.upstream.is_some())
+        })
+    }
+
+    /// A device goes elsewhere.
+    pub(super) fn unpin(&mut self, device: ConnectionKey, id: ConnectorId) {
         let now = self.now;
-        if let Some(connector) = self.connectors.get_mut(&id)
-            && connector.users.remove(&device)
-            && connector.users.is_empty()
-        {
-            connector.unused_since = Some(now);
+        if let Some(connector) = self.connectors.get_mut(&id) {
+            connector.forget_device(device, now);
         }
         self.arm_connector(id);
     }
 
-    /// Room for a device that is not pinned: one connection is filled before the next is opened. `None`: nowhere.
-    pub(super) fn place(&self, head: ConnectorId, to: Option<&Destination>) -> Option<Slot> {
+    /// Room for a device that is not pinned: one connection is filled before the next is opened.
+    pub(super) fn place(&self, head: ConnectorId, to: Option<&Destination>) -> Slot {
         let serves = |connector: &Connector| to.is_none_or(|to| connector.serves(to));
         let roomy = self
             .pool(head)
             .filter(|&(id, connector)| serves(connector) && self.fullness(id).is_none())
             .min_by_key(|&(id, connector)| self.distance(id, connector));
         if let Some((id, _)) = roomy {
-            return Some(Slot::At(id));
+            return Slot::At(id);
         }
-        let configured = self.connectors.get(&head)?;
-        let may_grow = !configured.is_accepted()
-            && serves(configured)
-            && configured.further.len() + 1 < configured.settings.sharing.pool_size;
-        may_grow.then_some(Slot::Next)
+        let may_grow = |configured: &Connector| {
+            !configured.is_accepted()
+                && serves(configured)
+                && configured.further.len() + 1 < configured.settings.sharing.pool_size
+        };
+        if self.connectors.get(&head).is_some_and(may_grow) {
+            Slot::Next
+        } else {
+            Slot::Full
+        }
     }
 
     /// How far a connection is from taking a link, among those of its pool.
@@ -203,7 +237,7 @@ impl Router {
             return None;
         }
         let sharing = &connector.settings.sharing;
-        if connector.names.len() + connector.waiting.len() >= sharing.max_links {
+        if connector.links() >= sharing.max_links {
             return Some(Full::Links(sharing.max_links));
         }
         let sessions = self.free_channels(id, connector);
@@ -226,7 +260,9 @@ impl Router {
             .usable_connection(id)
             .and_then(|key| self.entry(key))
             .map_or(0, |entry| entry.connection.session_count());
-        connector.channels().saturating_sub(taken)
+        // One is for the router's own tokens.
+        let reserved = usize::from(connector.settings.relays_cbs() && connector.cbs.is_none());
+        connector.channels().saturating_sub(taken + reserved)
     }
 
     /// Another connection for a pool whose connections are all full. Nothing is dialed yet.
@@ -266,10 +302,7 @@ impl Router {
             return;
         };
         let Some(head) = connector.head else { return };
-        let is_unneeded = connector.state == State::Idle
-            && !connector.is_needed()
-            && connector.users.is_empty()
-            && connector.unbegun == 0;
+        let is_unneeded = connector.state == State::Idle && !connector.is_needed() && connector.unbegun == 0;
         if !is_unneeded {
             return;
         }
@@ -317,11 +350,29 @@ impl Connector {
         }
     }
 
-    /// Sessions of devices that there may be on one connection.
+    /// Sessions that there may be on one connection.
     fn channels(&self) -> usize {
         let own = self.settings.limits.channel_max.min(limits::UPSTREAM_CHANNEL_MAX);
-        // Numbered from zero; one is for the router's own tokens.
-        let highest = usize::from(own.min(self.channel_max));
-        highest + usize::from(!self.settings.relays_cbs())
+        // Numbered from zero.
+        usize::from(own.min(self.channel_max)) + 1
+    }
+
+    /// Links that the hub has, or is about to have.
+    fn links(&self) -> usize {
+        self.names.len() + self.waiting.len() + self.behind_tokens.len()
+    }
+
+    fn has_placed(&self, device: ConnectionKey) -> bool {
+        self.users.contains(&device) || self.pinned.contains(&device)
+    }
+
+    /// A device is here no longer. `true`: it was the last that used the connection.
+    pub(super) fn forget_device(&mut self, device: ConnectionKey, now: Instant) -> bool {
+        self.pinned.remove(&device);
+        let is_unused = self.users.remove(&device) && self.users.is_empty();
+        if is_unused {
+            self.unused_since = Some(now);
+        }
+        is_unused
     }
 }

@@ -19,9 +19,20 @@ pub(super) const COORDINATOR: &str = "$coordinator";
 
 /// Where a device's attach goes.
 pub(super) struct Decision {
+    /// The connection, or the configured connector if it is yet to be made.
     pub(super) connector: ConnectorId,
+    pub(super) slot: Slot,
+    /// As the hub gets it.
+    pub(super) address: Box<str>,
     pub(super) readdressing: Option<Box<Readdressing>>,
     pub(super) survives_disconnect: bool,
+}
+
+/// How a connector's connection gets an attach.
+pub(super) struct Service {
+    /// As the hub gets it.
+    pub(super) address: Box<str>,
+    pub(super) readdressing: Option<Box<Readdressing>>,
 }
 
 /// Which of the connections that could serve a link get it.
@@ -48,12 +59,11 @@ impl Placing {
 /// A connection that could take a link.
 struct Candidate {
     readiness: Readiness,
-    /// The configured connector, or broker.
-    head: ConnectorId,
+    connector: ConnectorId,
     slot: Slot,
     /// Index of the route that leads there.
     route: usize,
-    /// The device's tokens are there.
+    /// The device puts its tokens there.
     is_bound: bool,
 }
 
@@ -66,6 +76,8 @@ enum Readiness {
     Connecting,
     /// In back-off, or perhaps not the container that the route names.
     Doubtful,
+    /// It takes no other device.
+    Full,
 }
 
 /// What an attach asks for.
@@ -77,6 +89,15 @@ enum Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// The address that the hub gets.
+    fn towards_hub(&self, readdressing: Option<&Readdressing>) -> Box<str> {
+        match (self, readdressing) {
+            (_, Some(readdressing)) => readdressing.address().into(),
+            (Asked::Address(address) | Asked::Dynamic(address), None) => (*address).into(),
+            (Asked::Coordinator, None) => COORDINATOR.into(),
+        }
+    }
+
     fn readdressing(&self, address: &str, route: &RouteSettings) -> Option<Box<Readdressing>> {
         match self {
             Asked::Address(written) => Readdressing::new(written, address, route),
@@ -96,7 +117,7 @@ impl Router {
         let (direction, terminus) = routed_terminus(attach)?;
         let asked = asked(direction, terminus.as_ref())?;
         let address = self.address_for(device, &asked)?;
-        let (connector, route) = self.choose(device, direction, &address, placing)?;
+        let (connector, slot, route) = self.choose(device, direction, &address, placing)?;
         let survives_disconnect = terminus.is_some_and(|terminus| terminus.survives_disconnect());
         let readdressing = asked.readdressing(&address, route);
         if survives_disconnect && !self.settings.allow_resumable_link_route {
@@ -109,6 +130,8 @@ impl Router {
         }
         Ok(Decision {
             connector,
+            slot,
+            address: asked.towards_hub(readdressing.as_deref()),
             readdressing,
             survives_disconnect,
         })
@@ -121,7 +144,7 @@ impl Router {
         device: ConnectionKey,
         attach: &Attach<'_>,
         id: ConnectorId,
-    ) -> Option<Option<Box<Readdressing>>> {
+    ) -> Option<Service> {
         let (direction, terminus) = routed_terminus(attach).ok()?;
         let asked = asked(direction, terminus.as_ref()).ok()?;
         let address = self.address_for(device, &asked).ok()?;
@@ -130,7 +153,11 @@ impl Router {
             .routes
             .find(direction, &address)
             .find(|(_, route)| connector.serves(&route.destination))?;
-        Some(asked.readdressing(&address, route))
+        let readdressing = asked.readdressing(&address, route);
+        Some(Service {
+            address: asked.towards_hub(readdressing.as_deref()),
+            readdressing,
+        })
     }
 
     /// What is matched: on a multi-tenant listener, the address with the device's virtual host in front.
@@ -165,20 +192,14 @@ impl Router {
         direction: Direction,
         address: &str,
         placing: Placing,
-    ) -> Result<(ConnectorId, &RouteSettings), AmqpError> {
+    ) -> Result<(ConnectorId, Slot, &RouteSettings), AmqpError> {
         self.expire_tokens();
         let mut candidates: Vec<Candidate> = Vec::new();
-        let (mut first, mut full) = (None, None);
+        let mut first = None;
         for (index, route) in self.routes.find(direction, address) {
             first.get_or_insert(index);
             for (&head, _) in self.connectors.iter().filter(|(_, it)| it.head.is_none()) {
-                if !self.pool(head).any(|(_, it)| it.serves(&route.destination)) {
-                    continue;
-                }
-                match self.candidate(device, head, (index, &route.destination), placing) {
-                    Ok(candidate) => candidates.extend(candidate),
-                    Err(pool) => full = Some(pool),
-                }
+                candidates.extend(self.candidate(device, head, (index, &route.destination), placing));
             }
         }
         let Some(first) = first else {
@@ -192,65 +213,47 @@ impl Router {
                 self.routes.next_turn(first).checked_rem(candidates.len())
             }
         };
-        let chosen = chosen.and_then(|index| candidates.get(index)).and_then(|chosen| {
-            Some(match chosen.slot {
-                Slot::At(id) => (id, chosen.route),
-                Slot::Next => (self.grow(chosen.head)?, chosen.route),
-            })
-        });
-        match chosen.and_then(|(id, index)| Some((id, self.routes.get(index)?))) {
+        let chosen = chosen.and_then(|index| candidates.get(index));
+        match chosen.and_then(|it| Some((it.connector, it.slot, self.routes.get(it.route)?))) {
             Some(chosen) => Ok(chosen),
-            None => match full {
-                Some(pool) => Err(self.full_error(pool)),
-                None => {
-                    let missing = self.routes.get(first).map(|route| nobody_at(&route.destination));
-                    Err(self.unreachable_error(&missing.unwrap_or_default()))
-                }
-            },
+            None => {
+                let missing = self.routes.get(first).map(|route| nobody_at(&route.destination));
+                Err(self.unreachable_error(&missing.unwrap_or_default()))
+            }
         }
     }
 
-    /// The connection of a pool that a route leads to, for this device; `None` if there is none now, and an error if
-    /// there is no room.
+    /// What a connector has for this device, if a route leads there.
     fn candidate(
         &self,
         device: ConnectionKey,
         head: ConnectorId,
         (route, to): (usize, &Destination),
         placing: Placing,
-    ) -> Result<Option<Candidate>, ConnectorId> {
-        let pinned = self.pinned(device, head, placing.leaving());
-        let serving = |&id: &ConnectorId| self.connectors.get(&id).is_some_and(|it| it.serves(to));
-        let slot = match pinned.filter(serving) {
-            Some(id) => Slot::At(id),
-            None => self.place(head, Some(to)).ok_or(head)?,
+    ) -> Option<Candidate> {
+        let serves = |connector: &Connector| connector.serves(to);
+        if !self.pool(head).any(|(_, connector)| serves(connector)) {
+            return None;
+        }
+        let slot = self
+            .pinned(device, head, placing.leaving())
+            .filter(|id| self.connectors.get(id).is_some_and(serves))
+            .map_or_else(|| self.place(head, Some(to)), Slot::At);
+        let (connector, readiness) = match slot {
+            Slot::At(id) => (id, self.readiness(id, self.connectors.get(&id)?, to)?),
+            Slot::Next => (head, Readiness::Idle),
+            Slot::Full => (head, Readiness::Full),
         };
-        let (readiness, is_bound) = match slot {
-            Slot::At(id) => {
-                let Some((connector, readiness)) = self
-                    .connectors
-                    .get(&id)
-                    .and_then(|connector| Some((connector, self.readiness(id, connector, to)?)))
-                else {
-                    return Ok(None);
-                };
-                let is_bound = connector.settings.relays_cbs() && connector.users.contains(&device);
-                (readiness, is_bound)
-            }
-            // An attach that can wait for another one makes none.
-            Slot::Next if matches!(placing, Placing::OpenFirst(_)) => return Err(head),
-            Slot::Next => (Readiness::Idle, false),
-        };
-        Ok(Some(Candidate {
+        Some(Candidate {
             readiness: match (placing, readiness) {
                 (Placing::InTurn, Readiness::Idle) => Readiness::Open,
                 (Placing::InTurn | Placing::OpenFirst(_) | Placing::Overflow(_), readiness) => readiness,
             },
-            head,
+            connector,
             slot,
             route,
-            is_bound,
-        }))
+            is_bound: self.is_bound(device, head),
+        })
     }
 
     /// `None`: never, because its only connection is about to go.

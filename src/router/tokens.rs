@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// A place that is kept for a token is free again after this, if nothing was heard of it: more than an attach and a
-/// request wait.
-const KEPT_FOR: Duration = Duration::from_secs(60);
+/// A place that is kept for a token is free again after this, if nothing was heard of it: longer than an attach waits for
+/// its turn, and the request for its answer.
+const KEPT_FOR: Duration = Duration::from_secs(90);
 
 /// The tokens of one upstream connection, by what they are for.
 #[derive(Debug, Default)]
@@ -29,9 +29,14 @@ impl Tokens {
         self.ends(expires);
     }
 
-    /// The hub does not have this one, and nobody is about to give it to it.
+    /// The hub does not have this one any more.
     pub(super) fn remove(&mut self, audience: &str) {
         self.held.remove(audience);
+        self.under_way.remove(audience);
+    }
+
+    /// The hub does not take this one; the one that it has for the same audience it keeps.
+    pub(super) fn refused(&mut self, audience: &str) {
         self.under_way.remove(audience);
     }
 
@@ -106,11 +111,16 @@ mod tests {
         tokens.insert("a".into(), Some(at(100)));
         tokens.insert("a".into(), Some(at(200)));
         tokens.expect("a", at(1));
-        tokens.remove("b");
-        assert_eq!(tokens.len(), 2, "a renewed one counts once, a refused one not at all");
-        tokens.expire(at(59));
+        tokens.refused("b");
+        tokens.refused("a");
+        assert_eq!(
+            tokens.len(),
+            2,
+            "a renewed one counts once, a refused one not at all"
+        );
+        tokens.expire(at(89));
         assert!(tokens.contains_key("c"));
-        tokens.expire(at(60));
+        tokens.expire(at(90));
         assert!(!tokens.contains_key("c"), "nobody answered");
         tokens.insert("d".into(), None);
         tokens.expire(at(199));

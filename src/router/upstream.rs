@@ -38,6 +38,7 @@ impl Router {
 
     /// Brings a connector's deadline into the timers.
     pub(super) fn arm_connector(&mut self, id: ConnectorId) {
+        let is_usable = self.usable_connection(id).is_some();
         let Some(connector) = self.connectors.get_mut(&id) else {
             return;
         };
@@ -45,12 +46,15 @@ impl Router {
             .waiting
             .front()
             .and_then(|&link| Some(self.link_pairs.get(index(link))?.waiting.as_ref()?.deadline));
-        let deadline = connector.next_deadline(oldest, self.settings.linger);
+        let turn = connector.next_turn().filter(|_| is_usable);
+        let waiting = oldest.into_iter().chain(turn).min();
+        let deadline = connector.next_deadline(waiting, self.settings.linger);
         self.timers
             .arm(Owner::Connector(id), &mut connector.scheduled, deadline);
     }
 
     pub(super) fn on_connector_timeout(&mut self, id: ConnectorId, now: Instant) {
+        self.take_turns(id, now);
         self.refuse_overdue(id, now);
         let linger = self.settings.linger;
         let Some(connector) = self.connectors.get_mut(&id) else {
@@ -63,7 +67,7 @@ impl Router {
                 self.shrink(id);
             }
             State::Open(key)
-                if connector.is_on_demand()
+                if connector.is_idle()
                     && connector.unused_since.is_some_and(|since| since + linger <= now) =>
             {
                 let why = format!("no device has used it for {} s", linger.as_secs());
@@ -82,6 +86,7 @@ impl Router {
     /// Closes a connector's connection, which is nobody's from here on: whoever attaches now waits for the next.
     pub(super) fn close_connector(&mut self, id: ConnectorId, key: ConnectionKey, why: &str, now: Instant) {
         self.release_sessions(key, Farewell::Lost(Some(why.to_owned())));
+        self.hurry_waiting(id, now);
         let Some(connector) = self.connectors.get_mut(&id) else {
             return;
         };
@@ -158,6 +163,7 @@ impl Router {
                         self.log_routes("Deactivated", &name, &container_id);
                     }
                 }
+                self.hurry_waiting(id, now);
                 self.move_waiting_from(id, now);
                 if let Some(connector) = self.connectors.get_mut(&id) {
                     connector.lost(now);
@@ -188,14 +194,12 @@ impl Router {
     pub(super) fn device_left(&mut self, key: ConnectionKey, now: Instant) {
         let mut unused = Vec::new();
         for (&id, connector) in &mut self.connectors {
-            if connector.users.remove(&key) && connector.users.is_empty() {
-                connector.unused_since = Some(now);
+            if connector.forget_device(key, now) {
                 unused.push(id);
             }
         }
         for id in unused {
             self.arm_connector(id);
-            self.shrink(id);
         }
     }
 }

@@ -219,7 +219,10 @@ impl Connector {
 
     /// When the next of those that wait for their turn on the open connection has it.
     pub(super) fn next_turn(&self) -> Option<Instant> {
-        let pace = self.pace.as_ref().filter(|_| !self.waiting.is_empty() || !self.unsent.is_empty())?;
+        let pace = self
+            .pace
+            .as_ref()
+            .filter(|_| !self.waiting.is_empty() || !self.unsent.is_empty())?;
         pace.ready_at()
     }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::admission::limited_answer;
-use super::cbs::is_cbs;
+use super::cbs::{Standing, is_cbs};
 use super::connection::{Kind, index};
 use super::pair::{Leg, LinkPair, SessionPair, SessionRef, Way};
 use super::route::Placing;
@@ -85,10 +85,11 @@ impl Router {
         if is_cbs(&decision.address) && self.relays_cbs(pool) {
             return self.attach_cbs(key, channel, handle, attach, self.configured(pool));
         }
-        let admitted = self
-            .authorise(key, pool, &decision.address, now)
-            .and_then(|()| self.take_slot(pool, decision.slot));
-        let id = match admitted {
+        let standing = self.standing(key, pool, &decision.address, now);
+        if let Standing::Refused(error) = standing {
+            return self.refuse(key, channel, handle, attach, &error);
+        }
+        let id = match self.take_slot(pool, decision.slot) {
             Ok(id) => id,
             Err(error) => return self.refuse(key, channel, handle, attach, &error),
         };
@@ -130,7 +131,9 @@ impl Router {
         {
             link.owner = Some(pair);
         }
-        if !self.may_start(key, id, now) {
+        if standing == Standing::Awaited {
+            self.wait_for_tokens(pair, id, body, now);
+        } else if !self.may_start(key, id, now) {
             self.wait(pair, id, body, now);
         } else if self.put_again(key, id, now) {
             self.wait_for_tokens(pair, id, body, now);

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use super::cbs::Standing;
 use super::connection::index;
 use super::connector::{Connector, State};
 use super::pace::Admit;
@@ -218,7 +219,8 @@ impl Router {
             return;
         };
         if let Some(service) = self.served_as(device, &attach, id) {
-            if let Err(error) = self.authorise(device, id, &service.address, now) {
+            let standing = self.standing(device, id, &service.address, now);
+            if let Standing::Refused(error) = standing {
                 return self.refuse_waiting(number, Some(&error));
             }
             // The route that it has waited by may not be the one that leads to this container.
@@ -228,7 +230,7 @@ impl Router {
             if self.overflows(number, device, &attach, id, now) {
                 return;
             }
-            if self.put_again(device, id, now) {
+            if standing == Standing::Awaited || self.put_again(device, id, now) {
                 self.queue_behind_tokens(number, id);
             } else {
                 self.start_link(number, &attach);

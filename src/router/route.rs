@@ -241,7 +241,7 @@ impl Router {
             .map_or_else(|| self.place(head, Some(to)), Slot::At);
         let (connector, readiness) = match slot {
             Slot::At(id) => (id, self.readiness(id, self.connectors.get(&id)?, to)?),
-            Slot::Next => (head, Readiness::Idle),
+            Slot::Next => (head, self.readiness_of_next(head, to)),
             Slot::Full => (head, Readiness::Full),
         };
         Some(Candidate {
@@ -254,6 +254,14 @@ impl Router {
             route,
             is_bound: self.is_bound(device, head),
         })
+    }
+
+    /// How soon a pool has another connection: it can be dialed at once, unless the others do not come either.
+    fn readiness_of_next(&self, head: ConnectorId, to: &Destination) -> Readiness {
+        self.pool(head)
+            .filter_map(|(id, connector)| self.readiness(id, connector, to))
+            .min()
+            .map_or(Readiness::Idle, |best| best.max(Readiness::Idle))
     }
 
     /// `None`: never, because its only connection is about to go.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::ConnectionKey;
 use super::attach::excerpt;
 use super::failover::HostList;
-use super::settings::{ConnectorRole, ConnectorSettings};
+use super::settings::{CbsMode, ConnectorRole, ConnectorSettings};
 use crate::amqp::performative::Role;
 
 /// The first delay after a failure; it doubles with each further one.
@@ -183,6 +183,13 @@ impl Connector {
     pub(super) fn server_name(&self) -> &str {
         let own = &self.hosts.current().host;
         self.settings.server_name.as_ref().unwrap_or(own)
+    }
+
+    /// The only name of a host that the hub is to see in addresses; `None`: it sees what devices write. A broker that
+    /// came to us has none, and a tunnel carries addresses as qdrouterd does.
+    pub(super) fn only_name(&self) -> Option<&str> {
+        let rewrites = self.settings.sharing.cbs == CbsMode::Relay && !self.is_accepted();
+        rewrites.then(|| self.server_name())
     }
 
     /// How long TCP and TLS may take. A host that swallows everything must not keep the next one from its turn while

@@ -99,6 +99,7 @@ impl Router {
             upstream_name: None,
             waiting: None,
             readdressing: decision.readdressing,
+            own_node: None,
             survives_disconnect: decision.survives_disconnect,
             is_granted: false,
             is_answered: false,
@@ -195,6 +196,7 @@ impl Router {
         if let Some(session_pair) = self.session_pairs.get_mut(index(pair)) {
             session_pair.upstream = Some(upstream);
         }
+        self.evict_predecessors(number, device.connection, id, attach);
         let container_id = self
             .entry(device.connection)
             .map(|entry| entry.container_id.clone())

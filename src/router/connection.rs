@@ -71,6 +71,8 @@ pub(super) struct Entry {
     pub(super) is_awake: bool,
     /// Opens were exchanged at some time.
     pub(super) was_open: bool,
+    /// It has lost links to another connection of the same device.
+    pub(super) is_evicted: bool,
     pub(super) gate: Gate,
 }
 
@@ -88,6 +90,7 @@ impl Entry {
             scheduled: None,
             is_awake: false,
             was_open: false,
+            is_evicted: false,
             gate: Gate::default(),
         }
     }

@@ -234,6 +234,64 @@ fn check_reads_the_certificates_too() {
 }
 
 #[test]
+fn check_names_what_lets_devices_use_each_others_identity() {
+    let config = |attributes: &str| {
+        format!(
+            "{LISTENER}connector {{\n    name: HUB\n    host: hub.example\n    role: on-demand\n{attributes}}}\nlinkRoute {{\n    \
+             prefix: $cbs\n    direction: in\n    connection: HUB\n}}\n"
+        )
+    };
+    let login = "    saslUsername: me\n    saslPassword: env:HUB_PASSWORD\n";
+    let cases = [
+        (
+            config("    checkIdentity: no\n"),
+            12,
+            "every device can send and receive as any other",
+        ),
+        (
+            config("    cbs: tunnel\n"),
+            12,
+            "the tokens of devices go to the hub unseen",
+        ),
+        (
+            config(&format!("    maxTokens: 5\n{login}")),
+            12,
+            "`maxTokens` has no effect: with `saslUsername` the connector logs in for all devices",
+        ),
+        (
+            config("    cbs: relay\n").replace("$cbs", "devices"),
+            12,
+            "`cbs` has no effect: no linkRoute of `$cbs`",
+        ),
+    ];
+    for (text_of_file, line, part) in cases {
+        let site = Site::new(&text_of_file);
+        let output = site
+            .command()
+            .arg("--check")
+            .env("HUB_PASSWORD", "s3cret")
+            .output();
+        let output = output.expect("the binary runs");
+        let findings = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{findings}");
+        let place = format!("{}:{line}: warning: connector `HUB`: ", site.config().display());
+        let found = findings.lines().find(|found| found.starts_with(&place));
+        assert!(found.is_some_and(|found| found.contains(part)), "{findings}");
+        assert!(!findings.contains("s3cret"));
+    }
+    let site = Site::new(&config(
+        "    checkIdentity: yes\n    maxTokens: 5\n    maxLinks: 50\n    poolSize: 2\n    devicesPerSecond: 10\n",
+    ));
+    let output = site.output(&["--check"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(
+        !text(&output.stdout).contains("warning: "),
+        "{}",
+        text(&output.stdout)
+    );
+}
+
+#[test]
 fn a_bad_file_stops_the_start_with_every_finding() {
     let site = Site::new("router {\n    idd: x\n}\nlistener {\n    bogus: 1\n}\n");
     let output = site.output(&[]);

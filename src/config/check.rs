@@ -1,5 +1,7 @@
 //! What can be said only of the configuration as a whole: doubles, and connectors that cannot work or have no use.
 
+mod sharing;
+
 use std::collections::HashMap;
 
 use super::model::{Config, Connector, Destination, Direction, LinkRoute, ListenerRole, Matcher};
@@ -36,6 +38,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
     listener_addresses(config, findings);
     for connector in &config.connectors {
         credentials(connector, config, findings);
+        sharing::check(connector, config, findings);
     }
     equal_routes(&config.link_routes, findings);
     unused_connections(config, findings);

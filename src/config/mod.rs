@@ -34,9 +34,9 @@ use std::io::{self, Read};
 use std::path::Path;
 
 pub use model::{
-    AddressFamily, Addresses, ClientCertificates, Config, Connector, ConnectorRole, Destination, Direction,
-    ErrorConditions, FailoverUrl, Group, LevelSet, LinkRoute, Listener, ListenerRole, Log, LogLevel,
-    LogOutput, Matcher, Policy, RemoteHost, Router, SslProfile, TlsVersion, Vhost,
+    AddressFamily, Addresses, CbsMode, ClientCertificates, Config, Connector, ConnectorRole, Destination,
+    Direction, ErrorConditions, FailoverUrl, Group, HubLoss, LevelSet, LinkRoute, Listener, ListenerRole,
+    Log, LogLevel, LogOutput, Matcher, Policy, RemoteHost, Router, Sharing, SslProfile, TlsVersion, Vhost,
 };
 pub use report::{Finding, Report, Severity, sort};
 pub use secret::Secret;

@@ -1,11 +1,13 @@
 //! The typed configuration: what the file says, defaults applied, references checked.
 
 mod policy;
+mod sharing;
 
 use std::time::Duration;
 
 use super::secret::Secret;
 pub use policy::{Addresses, Group, Policy, RemoteHost, Vhost};
+pub use sharing::{CbsMode, HubLoss, Sharing};
 
 /// A whole configuration.
 #[derive(Clone, Debug)]
@@ -122,6 +124,8 @@ pub struct Listener {
     pub sasl_mechanisms: Vec<String>,
     /// Hosts to announce to devices.
     pub failover: Vec<FailoverUrl>,
+    /// What devices see when a hub is lost.
+    pub on_hub_lost: HubLoss,
 }
 
 /// A host of attribute `failoverUrls`.
@@ -211,6 +215,8 @@ pub struct Connector {
     pub max_session_frames: Option<u32>,
     /// `None`: never.
     pub idle_timeout: Option<Duration>,
+    /// How devices share it.
+    pub sharing: Sharing,
 }
 
 /// A word of attribute `protocols`.

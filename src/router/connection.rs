@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::admission::Place;
 use super::attach::excerpt;
+use super::cbs::Desk;
 use super::connector::Connector;
 use super::flow_control::Gate;
 use super::loss::Farewell;
@@ -74,6 +75,8 @@ pub(super) struct Entry {
     /// It has lost links to another connection of the same device.
     pub(super) is_evicted: bool,
     pub(super) gate: Gate,
+    /// What a device has to do with `$cbs`.
+    pub(super) cbs: Option<Box<Desk>>,
 }
 
 impl Entry {
@@ -92,6 +95,7 @@ impl Entry {
             was_open: false,
             is_evicted: false,
             gate: Gate::default(),
+            cbs: None,
         }
     }
 

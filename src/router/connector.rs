@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::ConnectionKey;
 use super::attach::excerpt;
+use super::cbs::HubCbs;
 use super::failover::HostList;
 use super::pace::{Admit, Pace};
 use super::settings::{ConnectorRole, ConnectorSettings};
@@ -66,6 +67,8 @@ pub(super) struct Connector {
     pub(super) container_id: Option<String>,
     /// Link pairs whose attach waits for it, oldest first.
     pub(super) waiting: VecDeque<u32>,
+    /// Those whose turn has come, and that wait until their device's tokens are known to the connection.
+    pub(super) behind_tokens: VecDeque<u32>,
     /// Link names in use on the connection, by the device's role.
     pub(super) names: HashSet<(Role, Box<str>)>,
     /// Devices that have used the connection since it was opened.
@@ -77,6 +80,12 @@ pub(super) struct Connector {
     /// Tokens that the hub has accepted on the connection, by audience, and when each ends. Those of devices that have
     /// gone count until then.
     pub(super) tokens: HashMap<Box<str>, Option<Instant>>,
+    /// Our `$cbs` pair on the connection, once there was something to ask.
+    pub(super) cbs: Option<Box<HubCbs>>,
+    /// Requests to its `$cbs` that are not answered.
+    pub(super) asking: usize,
+    /// Those of them that are not on their way, in order.
+    pub(super) unsent: VecDeque<u64>,
     /// When the last of them went.
     pub(super) unused_since: Option<Instant>,
     /// Number in log lines of the connection that is being dialed.
@@ -109,11 +118,15 @@ impl Connector {
             state: State::Idle,
             container_id: None,
             waiting: VecDeque::new(),
+            behind_tokens: VecDeque::new(),
             names: HashSet::new(),
             users: HashSet::new(),
             started: HashSet::new(),
             pace: paced.and_then(Pace::new),
             tokens: HashMap::new(),
+            cbs: None,
+            asking: 0,
+            unsent: VecDeque::new(),
             unused_since: None,
             number: 0,
             failures: 0,
@@ -164,7 +177,7 @@ impl Connector {
 
     /// Whether its connection may be closed when nobody has used it for a while.
     pub(super) fn is_idle(&self) -> bool {
-        self.is_on_demand() && self.waiting.is_empty()
+        self.is_on_demand() && self.waiting.is_empty() && self.asking == 0
     }
 
     /// Whether it has failed since a connection has held.
@@ -174,7 +187,7 @@ impl Connector {
 
     /// Whether anybody needs a connection.
     pub(super) fn is_needed(&self) -> bool {
-        self.is_persistent() || !self.waiting.is_empty()
+        self.is_persistent() || !self.waiting.is_empty() || self.asking > 0
     }
 
     /// A device is about to start on the open connection, with its first link or token there: whether it may. If so
@@ -202,9 +215,18 @@ impl Connector {
         }
     }
 
+    /// The connection is gone: what waited for tokens to be known there waits for the next.
+    pub(super) fn forget_order_of_tokens(&mut self) {
+        self.behind_tokens.append(&mut self.waiting);
+        std::mem::swap(&mut self.behind_tokens, &mut self.waiting);
+    }
+
     /// When the next of those that wait for their turn on the open connection has it.
     pub(super) fn next_turn(&self) -> Option<Instant> {
-        let pace = self.pace.as_ref().filter(|_| !self.waiting.is_empty())?;
+        let pace = self
+            .pace
+            .as_ref()
+            .filter(|_| !self.waiting.is_empty() || !self.unsent.is_empty())?;
         pace.ready_at()
     }
 
@@ -301,7 +323,7 @@ impl Connector {
             self.failed_attempts = self.failed_attempts.saturating_add(1);
         }
         let is_round = self.hosts.turn();
-        let nobody_waits = self.waiting.is_empty();
+        let nobody_waits = self.waiting.is_empty() && self.asking == 0;
         let delay = if !is_round {
             NEXT_HOST_DELAY
         } else if was_open && self.failures == 0 {
@@ -337,6 +359,7 @@ impl Connector {
         self.users.clear();
         self.started.clear();
         self.tokens = HashMap::new();
+        self.cbs = None;
         self.unused_since = None;
     }
 

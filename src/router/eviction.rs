@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::attach::excerpt;
 use super::connection::index;
+use super::identity::in_one_spelling;
 use super::pair::{Leg, LinkPair};
-use super::pattern;
 use super::settings::ConnectorId;
 use super::{ConnectionKey, Router};
 use crate::amqp::condition::{self, AmqpError};
@@ -21,7 +21,7 @@ pub(super) struct OwnNode {
     hub: ConnectorId,
     /// The device's.
     role: Role,
-    /// However it was spelled.
+    /// In one spelling, however it was written.
     address: Box<str>,
 }
 
@@ -74,13 +74,13 @@ impl Router {
         };
         let readdressing = self.link_pairs.get(index(number))?.readdressing.as_ref();
         let address = match readdressing {
-            Some(readdressing) => own_address(readdressing.address()),
-            None => own_address(Terminus::parse(terminus?).ok()?.address?),
+            Some(readdressing) => in_one_spelling(readdressing.address()),
+            None => in_one_spelling(Terminus::parse(terminus?).ok()?.address?),
         };
         Some(OwnNode {
             hub: id,
             role: attach.role,
-            address: address?,
+            address: address?.into(),
         })
     }
 
@@ -146,61 +146,5 @@ impl Router {
             entry.transport.peer,
             excerpt(&node.address),
         );
-    }
-}
-
-/// An address below `devices/{id}/`, in one spelling for all (IoT Hub: fixed segments in any case, ids exactly; with or
-/// without scheme, authority and leading slash). `None`: it is no device's own.
-fn own_address(address: &str) -> Option<Box<str>> {
-    let path = pattern::strip_url(address);
-    let path = path.strip_prefix('/').unwrap_or(path).trim_end_matches('/');
-    let mut segments = path.split('/');
-    let is_devices = segments.next()?.eq_ignore_ascii_case("devices");
-    let id = segments.next().filter(|id| is_devices && !id.is_empty())?;
-    let mut spelled = format!("devices/{id}");
-    let mut is_module_id = false;
-    for (position, segment) in segments.enumerate() {
-        spelled.push('/');
-        if is_module_id {
-            spelled.push_str(segment);
-        } else {
-            spelled.extend(segment.chars().map(|c| c.to_ascii_lowercase()));
-        }
-        is_module_id = position == 0 && segment.eq_ignore_ascii_case("modules");
-    }
-    Some(spelled.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_spelling_for_what_a_hub_takes_for_the_same() {
-        for (address, expected) in [
-            (
-                "devices/Dev-1/messages/events",
-                Some("devices/Dev-1/messages/events"),
-            ),
-            (
-                "/Devices/Dev-1/Messages/DeviceBound",
-                Some("devices/Dev-1/messages/devicebound"),
-            ),
-            ("amqps://hub:5671/devices/Dev-1/twin/", Some("devices/Dev-1/twin")),
-            (
-                "devices/D/Modules/M/messages/Events",
-                Some("devices/D/modules/M/messages/events"),
-            ),
-            ("devices/D/modules/Modules/X", Some("devices/D/modules/Modules/x")),
-            ("devices/D", Some("devices/D")),
-            ("devices//twin", None),
-            ("devices", None),
-            ("messages/devicebound", None),
-            ("messages/servicebound/feedback", None),
-            ("$cbs", None),
-            ("", None),
-        ] {
-            assert_eq!(own_address(address).as_deref(), expected, "{address}");
-        }
     }
 }

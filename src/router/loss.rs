@@ -34,6 +34,10 @@ impl Router {
     pub(super) fn release_sessions(&mut self, key: ConnectionKey, farewell: Farewell) {
         let Some(entry) = self.entry_mut(key) else { return };
         let owners = entry.connection.take_owners();
+        entry.cbs = None;
+        if let Some(id) = entry.kind.connector() {
+            self.requeue_requests(id, key);
+        }
         self.give_up_place(key);
         match self.leg(key) {
             Leg::Device => self.sessions_gone(key, &owners, &farewell),
@@ -272,7 +276,9 @@ impl Router {
         }
         let Some(entry) = self.entry(key) else { return };
         let error = AmqpError::new(condition::DETACH_FORCED, "the router is shutting down");
-        for number in entry.connection.owners().collect::<Vec<_>>() {
+        let owners: Vec<u32> = entry.connection.owners().collect();
+        self.close_all_desks(key, &error);
+        for number in owners {
             self.settle_in_doubt(number);
             let Some(pair) = self.session_pairs.get(index(number)) else {
                 continue;

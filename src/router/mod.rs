@@ -33,6 +33,7 @@
 
 mod admission;
 mod attach;
+mod cbs;
 mod clock;
 mod connection;
 mod connector;
@@ -42,6 +43,8 @@ mod driver;
 mod eviction;
 mod failover;
 mod flow_control;
+mod identity;
+mod local;
 mod loss;
 mod pace;
 mod pair;
@@ -71,6 +74,7 @@ use crate::endpoint::connection::{Announce, Connection, Side};
 use crate::endpoint::event::{Event, Fault};
 pub use crate::endpoint::handshake::Verdict;
 use admission::{Denials, GroupAnnounce};
+use cbs::Relay;
 use clock::Clock;
 use connection::{Entry, Kind};
 use connector::{Connector, State};
@@ -125,6 +129,7 @@ pub struct Router {
     actions: VecDeque<Action>,
     timers: Timers,
     detaches: Detaches,
+    relay: Relay,
     /// Distinguishes a connection from earlier ones in the same slot.
     generation: u32,
     /// Last numbers used in log lines.
@@ -174,6 +179,7 @@ impl Router {
             actions: VecDeque::new(),
             timers: Timers::default(),
             detaches: Detaches::default(),
+            relay: Relay::default(),
             generation: 0,
             connection_number: 0,
             link_number: 0,
@@ -384,6 +390,13 @@ impl Router {
                         self.arm_detaches();
                     }
                 }
+                Owner::Relay => {
+                    if self.relay.scheduled == Some(at) {
+                        self.relay.scheduled = None;
+                        self.on_requests_due(now);
+                        self.arm_relay();
+                    }
+                }
             }
         }
     }
@@ -535,10 +548,13 @@ impl Router {
             Event::Opened(open) => self.on_opened(key, &open, now),
             Event::Begun { channel } => self.on_begun(key, channel),
             Event::Ended {
-                channel: _,
+                channel,
                 owners,
                 error,
-            } => self.on_ended(key, &owners, error),
+            } => {
+                self.on_local_session_ended(key, channel, error, now);
+                self.on_ended(key, &owners, error);
+            }
             Event::Closed { error } => self.on_closed(key, error),
         }
     }
@@ -556,6 +572,8 @@ impl Router {
                 );
                 let encoded = AmqpError::new(error.condition(), error.to_string()).encode();
                 let owners = entry.connection.end_session(channel, Some(&encoded));
+                let now = self.now;
+                self.on_local_session_ended(key, channel, None, now);
                 self.sessions_gone(key, &owners, &loss::Farewell::Lost(None));
             }
         }

@@ -44,7 +44,7 @@ impl Readdressing {
     }
 
     /// What the hub is asked for.
-    pub(super) fn address(&self) -> &str {
+    pub(super) const fn address(&self) -> &str {
         &self.address
     }
 

@@ -57,6 +57,52 @@ impl Router {
         self.queue_waiting(number, id, deadline, now);
     }
 
+    /// Keeps an attach whose turn it is until its device's tokens are known to the connection.
+    pub(super) fn wait_for_tokens(&mut self, number: u32, id: ConnectorId, attach: &[u8], now: Instant) {
+        if attach.len() > limits::WAITING_ATTACH_BYTES {
+            self.wait(number, id, attach, now);
+            return;
+        }
+        if let Some(link) = self.link_pairs.get_mut(index(number)) {
+            link.waiting = Some(Box::new(Waiting {
+                attach: attach.to_vec(),
+                flow: None,
+                deadline: now + limits::PACED_ATTACH_TIMEOUT,
+            }));
+        }
+        self.queue_behind_tokens(number, id);
+    }
+
+    fn queue_behind_tokens(&mut self, number: u32, id: ConnectorId) {
+        if let Some(connector) = self.connectors.get_mut(&id) {
+            connector.behind_tokens.push_back(number);
+        }
+    }
+
+    /// Takes what waits for the tokens of a device.
+    pub(super) fn take_behind_tokens(&mut self, id: ConnectorId, device: ConnectionKey) -> Vec<u32> {
+        let Some(connector) = self.connectors.get_mut(&id) else {
+            return Vec::new();
+        };
+        let all = std::mem::take(&mut connector.behind_tokens);
+        let is_of_device = |&number: &u32| {
+            let end = self.link_end(number, Leg::Device);
+            end.is_some_and(|(connection, ..)| connection == device)
+        };
+        let (taken, kept): (Vec<u32>, Vec<u32>) = all.into_iter().partition(is_of_device);
+        if let Some(connector) = self.connectors.get_mut(&id) {
+            connector.behind_tokens = kept.into();
+        }
+        taken
+    }
+
+    /// The tokens of a device are known to the connection: what it attaches goes out.
+    pub(super) fn start_behind_tokens(&mut self, id: ConnectorId, device: ConnectionKey, now: Instant) {
+        for number in self.take_behind_tokens(id, device) {
+            self.start_waiting_link(number, id, now);
+        }
+    }
+
     /// Puts an attach on its connector's list, which is in the order of deadlines.
     fn queue_waiting(&mut self, number: u32, id: ConnectorId, deadline: Instant, now: Instant) {
         let due = |&other: &u32| {
@@ -104,6 +150,9 @@ impl Router {
 
     /// The connection that attaches waited for their turn on is gone: now they wait for the next.
     pub(super) fn hurry_waiting(&mut self, id: ConnectorId, now: Instant) {
+        if let Some(connector) = self.connectors.get_mut(&id) {
+            connector.forget_order_of_tokens();
+        }
         let latest = now + self.settings.attach_timeout;
         self.redate_waiting(id, |deadline| deadline.min(latest));
     }
@@ -121,6 +170,7 @@ impl Router {
     /// Starts what waits for an open connector, oldest first, until a device comes that has to wait for its turn. What
     /// a device has waiting goes together.
     pub(super) fn take_turns(&mut self, id: ConnectorId, now: Instant) {
+        self.send_unsent(id, now);
         while self.usable_connection(id).is_some()
             && let Some(&number) = self.connectors.get(&id).and_then(|it| it.waiting.front())
         {
@@ -164,12 +214,19 @@ impl Router {
         let Ok(Performative::Attach(attach)) = Performative::parse(&body) else {
             return;
         };
-        if let Some(readdressing) = self.served_as(device, &attach, id) {
+        if let Some(service) = self.served_as(device, &attach, id) {
+            if let Err(error) = self.authorise(device, id, &service.address, now) {
+                return self.refuse_waiting(number, Some(&error));
+            }
             // The route that it has waited by may not be the one that leads to this container.
             if let Some(link) = self.link_pairs.get_mut(index(number)) {
-                link.readdressing = readdressing;
+                link.readdressing = service.readdressing;
             }
-            self.start_link(number, &attach);
+            if self.put_again(device, id, now) {
+                self.queue_behind_tokens(number, id);
+            } else {
+                self.start_link(number, &attach);
+            }
         } else if !self.move_link(number, device, &attach, To::Any, now) {
             let error =
                 self.unreachable_error("The connection that was waited for does not serve this address");
@@ -448,6 +505,7 @@ impl Router {
             .map(|pair| pair.connector);
         if let Some(connector) = id.and_then(|id| self.connectors.get_mut(&id)) {
             connector.waiting.retain(|&other| other != number);
+            connector.behind_tokens.retain(|&other| other != number);
         }
     }
 }

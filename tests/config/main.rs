@@ -9,6 +9,7 @@ mod policy;
 mod properties;
 mod secrets;
 mod security;
+mod sharing;
 
 use linkrouterd::config::{self, Config, Report};
 

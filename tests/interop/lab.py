@@ -11,6 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PEERS = {
+    "azure-sdk": ["node", str(HERE / "device_azure.js")],
     "proton": ["/usr/bin/python3", str(HERE / "peer_proton.py")],
     "rhea": ["node", str(HERE / "peer_rhea.js")],
 }
@@ -25,14 +26,14 @@ class Failed(Exception):
 
 
 class Peer:
-    """One peer process (`peer_proton.py`, `peer_rhea.js`) and what it has said that nobody asked for yet."""
+    """One peer process and what it has said that nobody asked for yet."""
 
-    def __init__(self, stack, name, directory):
+    def __init__(self, stack, name, directory, command=None):
         self.stack = stack
         self.name = name
         self.errors = Path(directory) / f"{name}-{stack}.stderr"
         self.process = subprocess.Popen(
-            PEERS[stack],
+            command or PEERS[stack],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors.open("ab"),
@@ -144,7 +145,7 @@ class Authority:
         self.key = Path(directory) / "hub-key.pem"
         ca_key, request, extensions = (Path(directory) / n for n in ("ca-key.pem", "hub.csr", "hub.ext"))
         ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth\n")
+        extensions.write_text("subjectAltName=DNS:localhost,DNS:*.azure-devices.net,IP:127.0.0.1\nextendedKeyUsage=serverAuth\n")
         self.openssl(
             "req", "-x509", *ec, "-keyout", ca_key, "-out", self.ca, "-days", "2", "-subj", "/CN=Interop CA",
             "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign",

@@ -17,6 +17,7 @@ import time
 import traceback
 from pathlib import Path
 
+import azure_scenarios
 import broker_scenarios
 import dialing_brokers
 import gateway_scenarios
@@ -231,12 +232,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--direct", action="store_true", help="no router between device and hub")
     parser.add_argument("--router", type=Path, default=ROOT / "target/release/linkrouterd", help="the daemon")
+    parser.add_argument("--hub", type=Path, default=ROOT / "target/debug/examples/iot_hub", help="the IoT Hub stand-in")
     parser.add_argument("--only", help="only scenarios whose line has this text")
     parser.add_argument("--trace", action="store_true", help="run the daemon at trace level")
     options = parser.parse_args()
     binary = None if options.direct else options.router
     if binary and not binary.is_file():
         sys.exit(f"no daemon at {binary}: cargo build --release")
+    if not options.hub.is_file():
+        sys.exit(f"no IoT Hub stand-in at {options.hub}: cargo build --example iot_hub")
     tools = {tool for broker in BROKERS for tool in broker.tools}
     for tool in ("node", "openssl", *sorted(tools)):
         if shutil.which(tool) is None:
@@ -250,6 +254,7 @@ def main():
             run_stack(hub_stack, tally, directory, authority, binary, options.trace)
         for broker_class in BROKERS:
             run_broker(broker_class, tally, directory, authority, binary, options.trace)
+        azure_scenarios.run(tally, directory, authority, binary, options.hub, options.trace)
         if binary:
             run_plain(tally, directory, authority, binary, options.trace)
             dialing_brokers.run(tally, directory, binary, options.trace, STACKS)

@@ -43,6 +43,15 @@ impl<T: Clone + std::fmt::Debug> Journal<T> {
             .collect()
     }
 
+    /// The entries after the first `seen`, once there is one: without a bound, for those who only watch.
+    pub(crate) async fn after(&self, seen: usize) -> Vec<T> {
+        let mut length = self.length.subscribe();
+        // The sender lives as long as the journal.
+        let _ = length.wait_for(|&length| length > seen).await;
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().skip(seen).cloned().collect()
+    }
+
     /// The first entry, past or to come, that `pick` takes.
     pub(crate) async fn find<U>(&self, what: &str, pick: impl FnMut(&T) -> Option<U>) -> Result<U, Failure> {
         let mut found = self.find_all(what, 1, pick).await?;

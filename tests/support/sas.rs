@@ -23,6 +23,11 @@ impl Key {
         Self(text.as_bytes().to_vec())
     }
 
+    /// From how the portal shows it.
+    pub(crate) fn from_base64(text: &str) -> Result<Self, Failure> {
+        Ok(Self(STANDARD.decode(text)?))
+    }
+
     /// As the portal shows it, which is how it must never be seen in a log.
     pub(crate) fn base64(&self) -> String {
         STANDARD.encode(&self.0)

@@ -98,6 +98,7 @@ pub(in crate::config) fn listener(
         client_certificates,
         sasl_mechanisms,
         failover: super::failover::urls(fields, findings),
+        on_hub_lost: super::sharing::hub_loss(fields),
     };
     Some((listener, own_profile))
 }

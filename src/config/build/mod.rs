@@ -7,6 +7,7 @@ mod failover;
 pub(super) mod listener;
 pub(super) mod policy;
 pub(super) mod route;
+mod sharing;
 pub(super) mod tls;
 
 use std::hash::{BuildHasher, RandomState};
@@ -212,6 +213,7 @@ pub(super) fn connector(
         max_sessions: max_sessions(fields, findings),
         max_session_frames: fields.integer("maxSessionFrames").filter(|frames| *frames > 0),
         idle_timeout: seconds(fields, "idleTimeoutSeconds"),
+        sharing: sharing::sharing(fields),
         name,
     };
     (connector, inline_profile)

@@ -8,7 +8,7 @@ use super::policy::policy_settings;
 use crate::amqp::failover::{FailoverServer, Scheme};
 use crate::config::{self, Config};
 use crate::router::settings::{
-    ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, HostPort, HubLoss,
+    CbsMode, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, HostPort, HubLoss,
     ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings, Secret,
     SharingSettings,
 };
@@ -95,7 +95,10 @@ fn listener_settings(listener: &config::Listener) -> ListenerSettings {
                 scheme: url.tls.map(|tls| if tls { Scheme::Amqps } else { Scheme::Amqp }),
             })
             .collect(),
-        on_hub_lost: HubLoss::default(),
+        on_hub_lost: match listener.on_hub_lost {
+            config::HubLoss::Detach => HubLoss::Detach,
+            config::HubLoss::Close => HubLoss::Close,
+        },
     }
 }
 
@@ -147,7 +150,22 @@ fn connector_settings(config: &Config, connector: &config::Connector) -> Connect
             .map(|password| Secret::new(password.expose().to_owned())),
         has_client_certificate: profile.is_some_and(|profile| profile.cert_file.is_some()),
         dial_timeout: DIAL_TIMEOUT,
-        sharing: SharingSettings::default(),
+        sharing: sharing_settings(&connector.sharing),
+    }
+}
+
+fn sharing_settings(sharing: &config::Sharing) -> SharingSettings {
+    let count = |number: u32| number.try_into().unwrap_or(usize::MAX);
+    SharingSettings {
+        cbs: match sharing.cbs {
+            config::CbsMode::Relay => CbsMode::Relay,
+            config::CbsMode::Tunnel => CbsMode::Tunnel,
+        },
+        checks_identity: sharing.check_identity,
+        max_tokens: count(sharing.max_tokens),
+        max_links: count(sharing.max_links),
+        pool_size: count(sharing.pool_size),
+        devices_per_second: sharing.devices_per_second,
     }
 }
 
@@ -245,6 +263,7 @@ listener {
     maxFrameSize: 4096
     idleTimeoutSeconds: 30
     initialHandshakeTimeoutSeconds: 0
+    onHubLost: close
 }
 listener {
     host: ::1
@@ -273,6 +292,12 @@ connector {
     host: 10.0.0.1
     port: 5672
     role: route-container
+    cbs: tunnel
+    checkIdentity: no
+    maxTokens: 1
+    maxLinks: 2
+    poolSize: 3
+    devicesPerSecond: 0
 }
 linkRoute {
     prefix: devices/
@@ -348,6 +373,19 @@ policy {
         assert_eq!(router.connectors[1].role, ConnectorRole::Persistent);
         assert!(shard.connectors[1].tls.is_none());
         assert_eq!(plan.profiles, ["azure"]);
+
+        assert_eq!(hub.sharing, SharingSettings::default());
+        let expected = SharingSettings {
+            cbs: CbsMode::Tunnel,
+            checks_identity: false,
+            max_tokens: 1,
+            max_links: 2,
+            pool_size: 3,
+            devices_per_second: 0,
+        };
+        assert_eq!(router.connectors[1].sharing, expected);
+        let losses: Vec<_> = router.listeners.iter().map(|it| it.on_hub_lost).collect();
+        assert_eq!(losses, [HubLoss::Close, HubLoss::Detach]);
 
         let routes: Vec<_> = router
             .routes

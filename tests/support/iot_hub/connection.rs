@@ -44,10 +44,8 @@ pub(super) async fn serve(
     let (mut reader, writer) = wire::split(stream, shared.settings.max_frame_size as usize);
     let mut grants = Grants::default();
     let opened = async {
-        if !handshake::authenticate(id, &mut reader, &writer, &mut grants, &shared).await? {
-            return Ok(None);
-        }
-        handshake::open(id, &mut reader, &writer, &shared).await
+        let greeting = handshake::authenticate(id, &mut reader, &writer, &mut grants, &shared).await?;
+        handshake::open(id, greeting, &mut reader, &writer, &shared).await
     };
     let opened: io::Result<Option<Peer>> = tokio::select! {
         opened = opened => opened,

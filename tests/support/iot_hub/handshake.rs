@@ -18,18 +18,32 @@ use super::{Shared, settings::Settings};
 /// In the hub's order.
 const MECHANISMS: [&str; 4] = ["EXTERNAL", "MSSBCBS", "ANONYMOUS", "PLAIN"];
 
-/// SASL, server side. `Ok(false)`: refused, nothing more is to be said.
+/// What came of a peer's first header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Greeting {
+    /// It is that of AMQP itself: Microsoft's device SDK for Node does without SASL, and is let in.
+    Bare,
+    /// SASL went well, and the header of AMQP follows.
+    Authenticated,
+    /// Nothing more is to be said.
+    Refused,
+}
+
+/// SASL, server side.
 pub(super) async fn authenticate(
     connection: ConnectionId,
     reader: &mut FrameReader,
     writer: &FrameWriter,
     grants: &mut Grants,
     shared: &Shared,
-) -> io::Result<bool> {
+) -> io::Result<Greeting> {
     let header = reader.header().await?;
+    if header == AMQP_HEADER {
+        return Ok(Greeting::Bare);
+    }
     writer.raw(SASL_HEADER.to_vec());
     if header != SASL_HEADER {
-        return Ok(false);
+        return Ok(Greeting::Refused);
     }
     let mechanisms = MECHANISMS
         .iter()
@@ -39,7 +53,7 @@ pub(super) async fn authenticate(
         sasl_server_mechanisms: Array::from(mechanisms),
     })?;
     let Frame::Sasl(body) = reader.next().await? else {
-        return Ok(false);
+        return Ok(Greeting::Refused);
     };
     let init: SaslInit = serde_amqp::from_slice(&body).map_err(io::Error::other)?;
     let Symbol(mechanism) = init.mechanism;
@@ -58,13 +72,14 @@ pub(super) async fn authenticate(
         code,
         additional_data,
     })?;
-    if good {
-        shared.journal.note(Observed::Authenticated {
-            connection,
-            mechanism,
-        });
+    if !good {
+        return Ok(Greeting::Refused);
     }
-    Ok(good)
+    shared.journal.note(Observed::Authenticated {
+        connection,
+        mechanism,
+    });
+    Ok(Greeting::Authenticated)
 }
 
 /// `PLAIN`: `{device}@sas.{hub}` and a token, which is then in place for the connection.
@@ -89,11 +104,16 @@ pub(super) struct Peer {
 /// AMQP header and open, server side. `None`: refused, a close is on its way.
 pub(super) async fn open(
     connection: ConnectionId,
+    greeting: Greeting,
     reader: &mut FrameReader,
     writer: &FrameWriter,
     shared: &Shared,
 ) -> io::Result<Option<Peer>> {
-    let header = reader.header().await?;
+    let header = match greeting {
+        Greeting::Bare => AMQP_HEADER,
+        Greeting::Authenticated => reader.header().await?,
+        Greeting::Refused => return Ok(None),
+    };
     writer.raw(AMQP_HEADER.to_vec());
     if header != AMQP_HEADER {
         return Ok(None);

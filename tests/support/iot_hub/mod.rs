@@ -32,6 +32,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fe2o3_amqp::types::definitions::{ConnectionError, Error};
+use fe2o3_amqp::types::messaging::{Body, Message};
+use fe2o3_amqp::types::primitives::Value;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -172,6 +174,17 @@ impl IotHub {
     /// Gives an order to every connection.
     pub(crate) fn order(&self, order: &Order) {
         self.shared.order_all(order);
+    }
+
+    /// Puts a command into a device's queue, as a service does by HTTPS.
+    pub(crate) fn send_command(&self, device: &str, command: Message<Body<Value>>) -> Result<(), Failure> {
+        let queued = self
+            .shared
+            .commands()
+            .enqueue(device, command, &self.shared.settings);
+        queued.map_err(|refusal| Failure::new(format!("{:?}", refusal.to_error())))?;
+        self.shared.work_for_all();
+        Ok(())
     }
 
     /// Commands waiting for a device.

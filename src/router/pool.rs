@@ -105,7 +105,8 @@ impl Router {
         }
         let now = self.now;
         let connector = self.connectors.get_mut(&id)?;
-        connector.pinned.insert(device);
+        connector.users.insert(device);
+        connector.unused_since = None;
         if let Some(audience) = audience {
             connector.tokens.expect(audience, now);
         }
@@ -147,7 +148,7 @@ impl Router {
         head: ConnectorId,
         leaving: Option<ConnectorId>,
     ) -> Option<ConnectorId> {
-        let uses = |&(_, connector): &(ConnectorId, &Connector)| connector.has_placed(device);
+        let uses = |&(_, connector): &(ConnectorId, &Connector)| connector.users.contains(&device);
         if let Some((id, _)) = self.pool(head).find(uses) {
             return Some(id);
         }
@@ -162,7 +163,9 @@ impl Router {
     pub(super) fn is_bound(&self, device: ConnectionKey, head: ConnectorId) -> bool {
         let relays = |connector: &Connector| connector.settings.relays_cbs();
         self.connectors.get(&head).is_some_and(relays)
-            && (self.pool(head).any(|(_, connector)| connector.has_placed(device))
+            && (self
+                .pool(head)
+                .any(|(_, connector)| connector.users.contains(&device))
                 || self
                     .entry(device)
                     .and_then(|entry| entry.cbs.as_ref())
@@ -362,13 +365,9 @@ impl Connector {
         self.names.len() + self.waiting.len() + self.behind_tokens.len()
     }
 
-    fn has_placed(&self, device: ConnectionKey) -> bool {
-        self.users.contains(&device) || self.pinned.contains(&device)
-    }
-
     /// A device is here no longer. `true`: it was the last that used the connection.
     pub(super) fn forget_device(&mut self, device: ConnectionKey, now: Instant) -> bool {
-        self.pinned.remove(&device);
+        self.started.remove(&device);
         let is_unused = self.users.remove(&device) && self.users.is_empty();
         if is_unused {
             self.unused_since = Some(now);

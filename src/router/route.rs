@@ -98,9 +98,14 @@ impl Asked<'_> {
         }
     }
 
-    fn readdressing(&self, address: &str, route: &RouteSettings) -> Option<Box<Readdressing>> {
+    fn readdressing(
+        &self,
+        address: &str,
+        route: &RouteSettings,
+        connector: &Connector,
+    ) -> Option<Box<Readdressing>> {
         match self {
-            Asked::Address(written) => Readdressing::new(written, address, route),
+            Asked::Address(written) => Readdressing::new(written, address, route, connector.only_name()),
             Asked::Dynamic(_) | Asked::Coordinator => None,
         }
     }
@@ -117,9 +122,12 @@ impl Router {
         let (direction, terminus) = routed_terminus(attach)?;
         let asked = asked(direction, terminus.as_ref())?;
         let address = self.address_for(device, &asked)?;
-        let (connector, slot, route) = self.choose(device, direction, &address, placing)?;
+        let (id, slot, route) = self.choose(device, direction, &address, placing)?;
         let survives_disconnect = terminus.is_some_and(|terminus| terminus.survives_disconnect());
-        let readdressing = asked.readdressing(&address, route);
+        let route = self.routes.get(route);
+        let readdressing = route
+            .zip(self.connectors.get(&id))
+            .and_then(|(route, connector)| asked.readdressing(&address, route, connector));
         if survives_disconnect && !self.settings.allow_resumable_link_route {
             return Err(self.route_error(
                 condition::NOT_ALLOWED,
@@ -129,7 +137,7 @@ impl Router {
             ));
         }
         Ok(Decision {
-            connector,
+            connector: id,
             slot,
             address: asked.towards_hub(readdressing.as_deref()),
             readdressing,
@@ -153,7 +161,7 @@ impl Router {
             .routes
             .find(direction, &address)
             .find(|(_, route)| connector.serves(&route.destination))?;
-        let readdressing = asked.readdressing(&address, route);
+        let readdressing = asked.readdressing(&address, route, connector);
         Some(Service {
             address: asked.towards_hub(readdressing.as_deref()),
             readdressing,
@@ -184,15 +192,15 @@ impl Router {
         (is_multi_tenant && !entry.vhost.is_empty()).then_some(&*entry.vhost)
     }
 
-    /// One of the connections that the best route leads to, with the route that led there: several routes may have one
-    /// pattern, and several containers one id. The connections of a pool are one choice.
+    /// One of the connections that the best route leads to, with the index of the route that led there: several routes
+    /// may have one pattern, and several containers one id. The connections of a pool are one choice.
     fn choose(
         &mut self,
         device: ConnectionKey,
         direction: Direction,
         address: &str,
         placing: Placing,
-    ) -> Result<(ConnectorId, Slot, &RouteSettings), AmqpError> {
+    ) -> Result<(ConnectorId, Slot, usize), AmqpError> {
         self.expire_tokens();
         let mut candidates: Vec<Candidate> = Vec::new();
         let mut first = None;
@@ -213,9 +221,8 @@ impl Router {
                 self.routes.next_turn(first).checked_rem(candidates.len())
             }
         };
-        let chosen = chosen.and_then(|index| candidates.get(index));
-        match chosen.and_then(|it| Some((it.connector, it.slot, self.routes.get(it.route)?))) {
-            Some(chosen) => Ok(chosen),
+        match chosen.and_then(|index| candidates.get(index)) {
+            Some(chosen) => Ok((chosen.connector, chosen.slot, chosen.route)),
             None => {
                 let missing = self.routes.get(first).map(|route| nobody_at(&route.destination));
                 Err(self.unreachable_error(&missing.unwrap_or_default()))

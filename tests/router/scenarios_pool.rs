@@ -88,9 +88,7 @@ fn connections(world: &World) -> usize {
 fn attach(world: &mut World, device: PeerId, handle: u32) {
     let name = world.peer(device).container.clone();
     let link = format!("l{handle}");
-    world
-        .peer(device)
-        .attach(0, handle, &link, true, &events(&name));
+    world.peer(device).attach(0, handle, &link, true, &events(&name));
 }
 
 fn refusal(world: &mut World, device: PeerId, handle: u32) -> Option<(String, String)> {
@@ -174,7 +172,9 @@ impl Nodes {
         let request = Message::decode(&request.payload).expect("a request");
         let name = request.application_property("name").and_then(Value::as_text);
         let name = name.expect("a name").to_owned();
-        let is_full = self.cap.is_some_and(|cap| accepted.len() >= cap && !accepted.contains(&name));
+        let is_full = self
+            .cap
+            .is_some_and(|cap| accepted.len() >= cap && !accepted.contains(&name));
         let (status, text) = match is_full {
             true => (500, "Maximum number of tokens per connection has been reached."),
             false => {
@@ -252,7 +252,11 @@ fn a_single_connection_is_the_rule_until_links_are_used_up() {
     attach(&mut world, devices[0], 2);
     world.run();
     assert_eq!((links(&world), connections(&world)), (vec![5, 1], 2));
-    assert_eq!(hubs_of(&world, "d0").len(), 1, "all links of a device are together");
+    assert_eq!(
+        hubs_of(&world, "d0").len(),
+        1,
+        "all links of a device are together"
+    );
     // There is room on the first again: it is filled before the second.
     world.lose(devices[0]);
     world.run();
@@ -332,12 +336,7 @@ fn tokens_are_used_up_and_each_device_is_where_its_token_is() {
     put_token(&mut world, late, "late");
     nodes.answer(&mut world);
     let first = hubs(&world)[0];
-    assert!(
-        nodes.accepted[&first]
-            .0
-            .iter()
-            .any(|name| name.ends_with("late"))
-    );
+    assert!(nodes.accepted[&first].0.iter().any(|name| name.ends_with("late")));
     assert_eq!(connections(&world), 3);
 }
 
@@ -469,7 +468,10 @@ fn a_full_pool_refuses_and_says_which_limits_those_are() {
     assert_eq!(nodes.counts(&world), [1]);
     let (condition, text) = refusal(&mut world, devices[1], DESK_SENDER).expect("refused");
     assert_eq!(condition, "amqp:resource-limit-exceeded");
-    assert!(text.contains("maxTokens 1") && text.contains("poolSize"), "{text}");
+    assert!(
+        text.contains("maxTokens 1") && text.contains("poolSize"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -530,7 +532,10 @@ fn reload_keeps_closes_and_succeeds_the_connections_of_a_pool_with_their_connect
     }
     assert_eq!(hubs(&world).len(), 0, "all were closed");
     let target = world.dials.last().and_then(|&id| world.router.dial_target(id));
-    assert_eq!(target.map(|it| it.configured), reloaded.connectors.first().copied());
+    assert_eq!(
+        target.map(|it| it.configured),
+        reloaded.connectors.first().copied()
+    );
     world.hub = Some((HUB_AUTO, Announces::default()));
     world.run();
     assert_eq!(links(&world), [1], "what waited goes to the successor");
@@ -568,7 +573,10 @@ fn a_persistent_connector_has_further_connections_on_demand() {
     world.advance(seconds(61));
     assert_eq!(connections(&world), 1);
     let report = world.connector();
-    assert_eq!((report.status, report.is_further), (ConnectorStatus::Success, false));
+    assert_eq!(
+        (report.status, report.is_further),
+        (ConnectorStatus::Success, false)
+    );
 }
 
 #[test]

@@ -2,6 +2,11 @@
 
 use super::writer::Writer;
 
+/// `accepted`: done.
+pub fn write_accepted(out: &mut Writer<'_>) {
+    out.composite(0x24, 0, |_| {});
+}
+
 /// `released`: the delivery was not sent on; send it again.
 pub fn write_released(out: &mut Writer<'_>) {
     out.composite(0x26, 0, |_| {});

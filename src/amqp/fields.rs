@@ -97,6 +97,18 @@ pub struct Tail<'a> {
 }
 
 impl<'a> Tail<'a> {
+    /// One of the fields, encoded; `None` when it is null or absent.
+    pub fn field(self, index: usize) -> Option<&'a [u8]> {
+        if index >= usize::from(self.count) {
+            return None;
+        }
+        let mut reader = Reader::new(self.bytes);
+        for _ in 0..index {
+            reader.skip().ok()?;
+        }
+        reader.skip().ok().filter(|field| *field != [format::NULL])
+    }
+
     /// The fields before `later`, which is a tail of the same composite.
     pub fn until(self, later: Tail<'a>) -> Tail<'a> {
         let length = self.bytes.len().saturating_sub(later.bytes.len());

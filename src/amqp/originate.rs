@@ -1,11 +1,14 @@
 //! Writes the performatives that this router itself originates, each with every field, nulls included: a widely used
 //! SDK indexes the list by position.
 
+use super::codes::format;
 use super::failover::{self, FailoverServer};
+use super::fields::Tail;
 use super::frame::{FrameType, HEADER_LENGTH, write_frame};
-use super::performative::Role;
+use super::performative::{Role, Transfer};
 use super::relay::SessionFlow;
 use super::serial::{Channel, DeliveryId, Handle};
+use super::terminus::TerminusKind;
 use super::writer::Writer;
 
 /// The fields of an `open` that differ from connection to connection.
@@ -113,6 +116,129 @@ pub fn write_refusing_attach(
         });
     });
 }
+
+/// The fields behind `role` of an attach for a link of ours that ends here (§2.7.3).
+#[derive(Clone, Copy, Debug)]
+pub struct AttachFields<'a> {
+    /// `snd-settle-mode`, `rcv-settle-mode`, `source` and `target`, encoded.
+    pub carried: [Option<&'a [u8]>; 4],
+    /// Our role: a sender gives its first delivery-count, which is 0.
+    pub role: Role,
+    /// `max-message-size` in bytes.
+    pub max_message_size: u64,
+    /// `properties`, encoded.
+    pub properties: Option<&'a [u8]>,
+}
+
+impl AttachFields<'_> {
+    /// How many there are.
+    pub const COUNT: u8 = 11;
+
+    /// The fields, encoded.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(128);
+        let mut fields = Writer::new(&mut out);
+        for field in self.carried {
+            fields.optional(field, Writer::raw);
+        }
+        fields.null(); // unsettled
+        fields.null(); // incomplete-unsettled
+        match self.role {
+            Role::Sender => fields.uint(0),
+            Role::Receiver => fields.null(),
+        }
+        fields.ulong(self.max_message_size);
+        fields.null(); // offered-capabilities
+        fields.null(); // desired-capabilities
+        fields.optional(self.properties, Writer::raw);
+        out
+    }
+}
+
+/// A source or target that is an address and nothing else (AMQP 1.0 part 3, §3.5.3 and §3.5.4).
+pub fn terminus(kind: TerminusKind, address: &str) -> Vec<u8> {
+    let code = match kind {
+        TerminusKind::Source => 0x28,
+        TerminusKind::Target => 0x29,
+        TerminusKind::Coordinator => 0x30,
+    };
+    let mut out = Vec::with_capacity(address.len() + 16);
+    Writer::new(&mut out).composite(code, 1, |fields| fields.string(address));
+    out
+}
+
+/// The link part of a `flow` behind its handle (§2.7.4).
+pub fn link_flow(delivery_count: u32, link_credit: u32, drain: bool) -> Vec<u8> {
+    let mut out = Vec::with_capacity(16);
+    let mut fields = Writer::new(&mut out);
+    fields.uint(delivery_count);
+    fields.uint(link_credit);
+    fields.uint(0); // available
+    fields.boolean(drain);
+    fields.boolean(false); // echo
+    fields.null(); // properties
+    out
+}
+
+/// The fields of a `transfer` of ours that say what a delivery is: a tag of four bytes, settled or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeliveryHead([u8; DeliveryHead::LENGTH]);
+
+impl DeliveryHead {
+    /// A tag of four bytes with its head, message-format, settled; then `more` and five nulls.
+    const LENGTH: usize = BEFORE_MORE + 1 + 5;
+
+    /// A delivery with this tag.
+    pub const fn new(tag: u32, settled: bool) -> Self {
+        let [a, b, c, d] = tag.to_le_bytes();
+        let settled = if settled { format::TRUE } else { format::FALSE };
+        let (zero, null) = (format::UINT0, format::NULL);
+        DeliveryHead([
+            format::VBIN8,
+            4,
+            a,
+            b,
+            c,
+            d,
+            zero,
+            settled,
+            format::FALSE,
+            null,
+            null,
+            null,
+            null,
+            null,
+        ])
+    }
+
+    /// The whole delivery.
+    pub fn transfer<'a>(&'a self, handle: Handle, id: DeliveryId, payload: &'a [u8]) -> Transfer<'a> {
+        let (before, rest) = self.0.split_at(BEFORE_MORE);
+        Transfer {
+            handle,
+            delivery_id: Some(id),
+            settled: Some(before.last() == Some(&format::TRUE)),
+            more: false,
+            aborted: false,
+            before_more: Tail {
+                count: 3,
+                bytes: before,
+            },
+            after_more: Tail {
+                count: 5,
+                bytes: rest.get(1..).unwrap_or_default(),
+            },
+            tail: Tail {
+                count: 9,
+                bytes: &self.0,
+            },
+            payload,
+        }
+    }
+}
+
+/// Length of `delivery-tag`, `message-format` and `settled` in a [`DeliveryHead`].
+const BEFORE_MORE: usize = 8;
 
 /// Appends a `transfer` that aborts a delivery under way (§2.7.5).
 pub fn write_abort(out: &mut Vec<u8>, channel: Channel, handle: Handle) {

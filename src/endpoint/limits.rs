@@ -83,6 +83,38 @@ pub const TENANT_HOST: usize = 255;
 /// Hosts that a hub may announce in the `failover-server-list` of its open. Beyond it: the rest is passed over.
 pub const FAILOVER_HOSTS: usize = 8;
 
+/// `$cbs` links of one device connection. A pooled SDK has one pair. Beyond it: refused with
+/// `amqp:resource-limit-exceeded`.
+pub const CBS_LINKS: usize = 64;
+
+/// Bytes of one request to `$cbs`: a token of Entra has two or three thousand. Beyond it: the link is detached with
+/// `amqp:link:message-size-exceeded`.
+pub const CBS_REQUEST_BYTES: usize = 16 * 1024;
+
+/// Bytes of one answer of a hub's `$cbs`. Beyond it: it is dropped, and whoever asked hears of a time-out.
+pub const CBS_ANSWER_BYTES: usize = 64 * 1024;
+
+/// Requests of one `$cbs` link that are not answered: the credit that IoT Hub gives. Nobody may send more.
+pub const CBS_CREDIT: u32 = 100;
+
+/// Answers of one device connection that it has no receiver for. Beyond it: the oldest is dropped.
+pub const CBS_UNCLAIMED: usize = 16;
+
+/// Bytes of all requests that are not answered. Beyond it: answered with status 503.
+pub const CBS_BYTES_TOTAL: usize = 8 * 1024 * 1024;
+
+/// Tokens of one device connection that the router keeps: what one connection to IoT Hub may have. Beyond it: the oldest
+/// is forgotten here, and what it authorises is refused.
+pub const DEVICE_TOKENS: usize = 1000;
+
+/// How long a hub may take to answer a request to `$cbs`, from the time that the device asked: less than the 30 s that
+/// the most impatient SDK waits. Then the device is answered with status 504.
+pub const CBS_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// How long a device may still attach what a token of its own authorised that has ended: IoT Hub has been seen to serve
+/// one for ten minutes, and decides itself.
+pub const TOKEN_GRACE: Duration = Duration::from_secs(600);
+
 /// How long a peer may take to answer our Close before the transport is shut down.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -90,6 +122,10 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// that moves. Then the side that detached is answered by the router, with `amqp:link:detach-forced`. What a device that
 /// has gone had sent is dropped when nothing of it moves for so long.
 pub const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an attach waits for its turn on an open connection that takes only so many new devices in a second. Azure
+/// SDKs wait 60 s for the answer to an attach. Beyond it: refused with `amqp:link:detach-forced`.
+pub const PACED_ATTACH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Heartbeats go out no more often than this, whatever a peer announces.
 pub const MIN_HEARTBEAT: Duration = Duration::from_millis(100);

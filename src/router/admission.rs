@@ -70,7 +70,7 @@ pub(super) struct Denials {
 
 impl Denials {
     /// What to add to the line of a denial; `None`: no line.
-    fn note(&mut self, now: Instant) -> Option<String> {
+    pub(super) fn note(&mut self, now: Instant) -> Option<String> {
         let unlogged = self.count.saturating_sub(DENIALS_LOGGED);
         let is_over = self.since.is_none_or(|since| now >= since + DENIALS_PERIOD);
         if is_over {

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::admission::limited_answer;
+use super::cbs::is_cbs;
 use super::connection::{Kind, index};
 use super::pair::{Leg, LinkPair, SessionPair, SessionRef, Way};
 use super::route::Placing;
@@ -39,8 +40,9 @@ impl Router {
                     .connection
                     .link_mut(channel, handle)
                     .and_then(|link| link.owner);
-                if let Some(number) = owner {
-                    self.on_upstream_answer(number, attach);
+                match owner {
+                    Some(number) => self.on_upstream_answer(number, attach),
+                    None => self.on_hub_cbs_attached(key, channel, handle, attach),
                 }
             }
             (Kind::Upstream(_) | Kind::Broker(..), AttachKind::Request)
@@ -80,6 +82,12 @@ impl Router {
             Err(error) => return self.refuse(key, channel, handle, attach, &error),
         };
         let id = decision.connector;
+        if is_cbs(&decision.address) && self.relays_cbs(id) {
+            return self.attach_cbs(key, channel, handle, attach, id);
+        }
+        if let Err(error) = self.authorise(key, id, &decision.address, now) {
+            return self.refuse(key, channel, handle, attach, &error);
+        }
         let Some(session_pair) = self.session_pair(
             SessionRef {
                 connection: key,
@@ -117,9 +125,12 @@ impl Router {
         {
             link.owner = Some(pair);
         }
-        match self.usable_connection(id) {
-            Some(_) => self.start_link(pair, attach),
-            None => self.wait(pair, id, body, now),
+        if !self.may_start(key, id, now) {
+            self.wait(pair, id, body, now);
+        } else if self.put_again(key, id, now) {
+            self.wait_for_tokens(pair, id, body, now);
+        } else {
+            self.start_link(pair, attach);
         }
     }
 
@@ -205,8 +216,6 @@ impl Router {
             .and_then(|readdressing| readdressing.towards_hub(role, attach.tail));
         let tail = edited.as_ref().map_or(attach.tail, EditedTail::tail);
         let connector = self.connectors.get_mut(&id).ok_or_else(lost)?;
-        connector.users.insert(device.connection);
-        connector.unused_since = None;
         let upstream_name = connector.claim_name(role, &name, &container_id);
         let entry = self.connections.get_mut(hub.index()).ok_or_else(lost)?;
         let attached =

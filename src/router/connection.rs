@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::admission::Place;
 use super::attach::excerpt;
+use super::cbs::Desk;
 use super::connector::Connector;
 use super::flow_control::Gate;
 use super::loss::Farewell;
@@ -72,6 +73,8 @@ pub(super) struct Entry {
     /// Opens were exchanged at some time.
     pub(super) was_open: bool,
     pub(super) gate: Gate,
+    /// What a device has to do with `$cbs`.
+    pub(super) cbs: Option<Box<Desk>>,
 }
 
 impl Entry {
@@ -89,6 +92,7 @@ impl Entry {
             is_awake: false,
             was_open: false,
             gate: Gate::default(),
+            cbs: None,
         }
     }
 

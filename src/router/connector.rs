@@ -5,9 +5,12 @@ use std::time::{Duration, Instant};
 
 use super::ConnectionKey;
 use super::attach::excerpt;
+use super::cbs::HubCbs;
 use super::failover::HostList;
+use super::pace::{Admit, Pace};
 use super::settings::{ConnectorRole, ConnectorSettings};
 use crate::amqp::performative::Role;
+use crate::endpoint::limits;
 
 /// The first delay after a failure; it doubles with each further one.
 const FIRST_DELAY: Duration = Duration::from_secs(2);
@@ -64,13 +67,23 @@ pub(super) struct Connector {
     pub(super) container_id: Option<String>,
     /// Link pairs whose attach waits for it, oldest first.
     pub(super) waiting: VecDeque<u32>,
+    /// Those whose turn has come, and that wait until their device's tokens are known to the connection.
+    pub(super) behind_tokens: VecDeque<u32>,
     /// Link names in use on the connection, by the device's role.
     pub(super) names: HashSet<(Role, Box<str>)>,
     /// Devices that have used the connection since it was opened.
     pub(super) users: HashSet<ConnectionKey>,
+    /// How fast others may join them.
+    pace: Option<Pace>,
     /// Tokens that the hub has accepted on the connection, by audience, and when each ends. Those of devices that have
     /// gone count until then.
     pub(super) tokens: HashMap<Box<str>, Option<Instant>>,
+    /// Our `$cbs` pair on the connection, once there was something to ask.
+    pub(super) cbs: Option<Box<HubCbs>>,
+    /// Requests to its `$cbs` that are not answered.
+    pub(super) asking: usize,
+    /// Those of them that are not on their way, in order.
+    pub(super) unsent: VecDeque<u64>,
     /// When the last of them went.
     pub(super) unused_since: Option<Instant>,
     /// Number in log lines of the connection that is being dialed.
@@ -94,15 +107,23 @@ pub(super) struct Connector {
 
 impl Connector {
     pub(super) fn new(settings: ConnectorSettings, seed: u64) -> Self {
+        let paced = settings
+            .relays_cbs()
+            .then_some(settings.sharing.devices_per_second);
         Connector {
             hosts: HostList::new(&settings),
             settings,
             state: State::Idle,
             container_id: None,
             waiting: VecDeque::new(),
+            behind_tokens: VecDeque::new(),
             names: HashSet::new(),
             users: HashSet::new(),
+            pace: paced.and_then(Pace::new),
             tokens: HashMap::new(),
+            cbs: None,
+            asking: 0,
+            unsent: VecDeque::new(),
             unused_since: None,
             number: 0,
             failures: 0,
@@ -151,6 +172,11 @@ impl Connector {
         matches!(self.settings.role, ConnectorRole::OnDemand)
     }
 
+    /// Whether its connection may be closed when nobody has used it for a while.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_on_demand() && self.waiting.is_empty() && self.asking == 0
+    }
+
     /// Whether it has failed since a connection has held.
     pub(super) const fn is_failing(&self) -> bool {
         self.failures > 0 || self.failed_attempts > 0
@@ -158,7 +184,46 @@ impl Connector {
 
     /// Whether anybody needs a connection.
     pub(super) fn is_needed(&self) -> bool {
-        self.is_persistent() || !self.waiting.is_empty()
+        self.is_persistent() || !self.waiting.is_empty() || self.asking > 0
+    }
+
+    /// A device is about to start on the open connection, with its first link or token there: whether it may. If so it
+    /// is one of the users from here on, and whatever else it does is not held up.
+    pub(super) fn admit_device(&mut self, device: ConnectionKey, now: Instant) -> Admit {
+        if !self.users.contains(&device) {
+            let admit = self.pace.as_mut().map_or(Admit::Now, |pace| pace.start(now));
+            if admit != Admit::Now {
+                return admit;
+            }
+            self.users.insert(device);
+        }
+        self.unused_since = None;
+        Admit::Now
+    }
+
+    /// How long an attach waits. `timeout` is for the connection to open; once it has, the hub can be seen to be there,
+    /// and a device is better off waiting for its turn than coming again.
+    pub(super) fn patience(&self, timeout: Duration) -> Duration {
+        if self.pace.is_some() && self.open_connection().is_some() {
+            timeout.max(limits::PACED_ATTACH_TIMEOUT)
+        } else {
+            timeout
+        }
+    }
+
+    /// The connection is gone: what waited for tokens to be known there waits for the next.
+    pub(super) fn forget_order_of_tokens(&mut self) {
+        self.behind_tokens.append(&mut self.waiting);
+        std::mem::swap(&mut self.behind_tokens, &mut self.waiting);
+    }
+
+    /// When the next of those that wait for their turn on the open connection has it.
+    pub(super) fn next_turn(&self) -> Option<Instant> {
+        let pace = self
+            .pace
+            .as_ref()
+            .filter(|_| !self.waiting.is_empty() || !self.unsent.is_empty())?;
+        pace.ready_at()
     }
 
     /// Somebody needs the connection. `true`: dial now.
@@ -254,7 +319,7 @@ impl Connector {
             self.failed_attempts = self.failed_attempts.saturating_add(1);
         }
         let is_round = self.hosts.turn();
-        let nobody_waits = self.waiting.is_empty();
+        let nobody_waits = self.waiting.is_empty() && self.asking == 0;
         let delay = if !is_round {
             NEXT_HOST_DELAY
         } else if was_open && self.failures == 0 {
@@ -289,6 +354,7 @@ impl Connector {
         self.names.clear();
         self.users.clear();
         self.tokens = HashMap::new();
+        self.cbs = None;
         self.unused_since = None;
     }
 
@@ -301,14 +367,14 @@ impl Connector {
         delay / 2 + delay * fraction / 1024
     }
 
-    /// When the connector has to be looked at; `oldest_waiting` is the deadline of the attach that waits longest.
-    pub(super) fn next_deadline(&self, oldest_waiting: Option<Instant>, linger: Duration) -> Option<Instant> {
+    /// When the connector has to be looked at; `waiting` is when it has to be for those that wait.
+    pub(super) fn next_deadline(&self, waiting: Option<Instant>, linger: Duration) -> Option<Instant> {
         let own = match self.state {
             State::Backoff { until } => Some(until),
-            State::Open(_) if self.is_on_demand() => self.unused_since.map(|since| since + linger),
+            State::Open(_) if self.is_idle() => self.unused_since.map(|since| since + linger),
             State::Idle | State::Dialing | State::Opening(_) | State::Open(_) | State::Closing(_) => None,
         };
-        own.into_iter().chain(oldest_waiting).min()
+        own.into_iter().chain(waiting).min()
     }
 
     /// The link's name at the hub: stable, because durable subscriptions and link recovery key on it, and unique among

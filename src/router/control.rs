@@ -38,6 +38,7 @@ impl Router {
             self.pump(pair, way);
             position += 1;
         }
+        self.on_local_window(key, channel);
     }
 
     pub(super) fn on_flow(
@@ -53,7 +54,14 @@ impl Router {
         let Some(entry) = self.entry_mut(key) else { return };
         let owner = handle.and_then(|handle| entry.connection.link_mut(channel, handle)?.owner);
         let (Some(number), Some(link_flow)) = (owner, flow.link) else {
-            if flow.echo {
+            let is_local = match handle.filter(|_| owner.is_none()) {
+                Some(handle) => self.on_local_flow(key, channel, handle, flow),
+                None => false,
+            };
+            if flow.echo
+                && !is_local
+                && let Some(entry) = self.entry_mut(key)
+            {
                 entry.connection.send_flow(channel, None);
                 self.wake(key);
             }
@@ -130,6 +138,7 @@ impl Router {
         body: &[u8],
     ) {
         let from = self.leg(key);
+        self.on_local_disposition(key, channel, disposition);
         let mut position = 0;
         while let Some(pair) = self
             .entry(key)
@@ -209,6 +218,10 @@ impl Router {
             return;
         };
         let Some(owner) = link.owner else {
+            if self.on_local_detach(key, channel, handle, detach) {
+                return;
+            }
+            let Some(entry) = self.entry_mut(key) else { return };
             // We refused or detached it first: this is the answer.
             entry.connection.reap_link(channel, handle);
             if from == Leg::Upstream {

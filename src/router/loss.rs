@@ -1,9 +1,10 @@
 //! Ends of things: sessions, devices and hubs that go, politely or not. Whatever goes, the other side is told, what
 //! was half-sent is aborted unless it may be resumed, and everything is freed.
 
-use super::connection::index;
+use super::connection::{Kind, index};
 use super::delivery_map::Ids;
 use super::pair::{Leg, ParkedKind, Way};
+use super::settings::HubLoss;
 use super::{ConnectionKey, Router};
 use crate::amqp::condition::{self, AmqpError, ErrorView};
 use crate::amqp::delivery::{write_modified_failed, write_released};
@@ -20,13 +21,28 @@ pub(super) enum Farewell {
     Lost(Option<String>),
 }
 
+/// How much of a hub is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    Session,
+    /// All of it: devices whose listener wants that are closed.
+    Connection,
+}
+
 impl Router {
     /// All sessions of a connection are over, and its place is free.
     pub(super) fn release_sessions(&mut self, key: ConnectionKey, farewell: Farewell) {
         let Some(entry) = self.entry_mut(key) else { return };
         let owners = entry.connection.take_owners();
+        entry.cbs = None;
+        if let Some(id) = entry.kind.connector() {
+            self.requeue_requests(id, key);
+        }
         self.give_up_place(key);
-        self.sessions_gone(key, &owners, &farewell);
+        match self.leg(key) {
+            Leg::Device => self.sessions_gone(key, &owners, &farewell),
+            Leg::Upstream => self.hub_gone(key, &owners, &farewell),
+        }
     }
 
     /// The peer ended a session.
@@ -51,21 +67,85 @@ impl Router {
                 }
             }
             Leg::Upstream => {
-                let name = self
-                    .entry(key)
-                    .and_then(|entry| self.connectors.get(&entry.kind.connector()?))
-                    .map(|connector| connector.settings.name.clone())
-                    .unwrap_or_default();
-                let reason = match farewell {
-                    Farewell::Lost(Some(reason)) => reason.as_str(),
-                    Farewell::Lost(None) | Farewell::Graceful => "closed",
-                };
-                let error = self.lost_error(&format!("Connection {name}: {reason}"));
+                let error = self.lost_error(&self.what_is_lost(key, farewell));
                 for &pair in owners {
-                    self.upstream_gone(pair, &error);
+                    self.upstream_gone(pair, &error, Extent::Session);
                 }
             }
         }
+    }
+
+    /// The connection to a hub is over, and so are these pairs.
+    fn hub_gone(&mut self, key: ConnectionKey, owners: &[u32], farewell: &Farewell) {
+        let what = self.what_is_lost(key, farewell);
+        let error = self.lost_error(&what);
+        for &pair in owners {
+            self.upstream_gone(pair, &error, Extent::Connection);
+        }
+        let id = self.entry(key).and_then(|entry| entry.kind.connector());
+        let Some(connector) = id
+            .and_then(|id| self.connectors.get(&id))
+            .filter(|it| it.uses(key))
+        else {
+            return;
+        };
+        let mut devices: Vec<ConnectionKey> = connector.users.iter().copied().collect();
+        devices.sort_unstable_by_key(|device| device.index());
+        for device in devices {
+            self.hub_lost_for(device, &what);
+        }
+    }
+
+    /// The connector of a hub, and why it went.
+    fn what_is_lost(&self, key: ConnectionKey, farewell: &Farewell) -> String {
+        let name = self
+            .entry(key)
+            .and_then(|entry| self.connectors.get(&entry.kind.connector()?))
+            .map(|connector| connector.settings.name.as_str())
+            .unwrap_or_default();
+        let reason = match farewell {
+            Farewell::Lost(Some(reason)) => reason.as_str(),
+            Farewell::Lost(None) | Farewell::Graceful => "closed",
+        };
+        format!("Connection {name}: {reason}")
+    }
+
+    /// A hub that this device has used is lost, `what` says which and why: closes the device's connection, if its
+    /// listener is to do what Azure does (IoT Hub: `amqp:connection:forced`, after which SDKs connect again).
+    pub(super) fn hub_lost_for(&mut self, device: ConnectionKey, what: &str) {
+        if !self.closes_with_hub(device) {
+            return;
+        }
+        let error = AmqpError::new(
+            condition::CONNECTION_FORCED,
+            format!("Connectivity to the hub was lost. {what}"),
+        );
+        let now = self.now;
+        let Some(entry) = self.entry_mut(device).filter(|entry| entry.connection.is_open()) else {
+            return;
+        };
+        tracing::info!(
+            target: "SERVER",
+            "[C{}] Closing the connection from {}: {}",
+            entry.connection.number,
+            entry.transport.peer,
+            error.description
+        );
+        entry.connection.close(Some(&error), now);
+        self.release_sessions(device, Farewell::Lost(None));
+        self.wake(device);
+        self.arm(device);
+    }
+
+    fn closes_with_hub(&self, device: ConnectionKey) -> bool {
+        self.entry(device).is_some_and(|entry| match entry.kind {
+            Kind::Device(listener) => self
+                .settings
+                .listeners
+                .get(listener.0)
+                .is_some_and(|listener| listener.on_hub_lost == HubLoss::Close),
+            Kind::Upstream(_) | Kind::Broker(..) => false,
+        })
     }
 
     // ---- the device goes -----------------------------------------------------------------------------------------
@@ -191,7 +271,9 @@ impl Router {
         }
         let Some(entry) = self.entry(key) else { return };
         let error = AmqpError::new(condition::DETACH_FORCED, "the router is shutting down");
-        for number in entry.connection.owners().collect::<Vec<_>>() {
+        let owners: Vec<u32> = entry.connection.owners().collect();
+        self.close_all_desks(key, &error);
+        for number in owners {
             self.settle_in_doubt(number);
             let Some(pair) = self.session_pairs.get(index(number)) else {
                 continue;
@@ -244,19 +326,24 @@ impl Router {
                 }
                 self.wake(device.connection);
             }
-            None => self.upstream_gone(number, &lost),
+            None => self.upstream_gone(number, &lost, Extent::Session),
         }
     }
 
-    /// The hub's side of a pair is gone: the device's links are detached, its session and connection stay.
-    fn upstream_gone(&mut self, number: u32, error: &AmqpError) {
+    /// The hub's side of a pair is gone: the device's links are detached, its session and connection stay, unless the
+    /// connection is to be closed with that of the hub.
+    fn upstream_gone(&mut self, number: u32, error: &AmqpError, extent: Extent) {
         self.settle_in_doubt(number);
         let Some(pair) = self.session_pairs.get(index(number)) else {
             return;
         };
         let device = pair.device;
+        let detached = device.filter(|device| match extent {
+            Extent::Session => true,
+            Extent::Connection => !self.closes_with_hub(device.connection),
+        });
         for link in pair.links.clone() {
-            if let Some(device) = device {
+            if let Some(device) = detached {
                 self.detach_from_device(device.connection, device.channel, link, error);
             }
             self.free_link_pair(link);

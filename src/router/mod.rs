@@ -33,6 +33,7 @@
 
 mod admission;
 mod attach;
+mod cbs;
 mod clock;
 mod connection;
 mod connector;
@@ -41,8 +42,11 @@ mod delivery_map;
 mod driver;
 mod failover;
 mod flow_control;
+mod identity;
+mod local;
 mod login;
 mod loss;
+mod pace;
 mod pair;
 mod pattern;
 mod policy;
@@ -70,6 +74,7 @@ use crate::endpoint::connection::{Announce, Connection, Side};
 use crate::endpoint::event::{Event, Fault};
 pub use crate::endpoint::login::Verdict;
 use admission::{Denials, GroupAnnounce};
+use cbs::Relay;
 use clock::Clock;
 use connection::{Entry, Kind};
 use connector::{Connector, State};
@@ -122,6 +127,7 @@ pub struct Router {
     actions: VecDeque<Action>,
     timers: Timers,
     detaches: Detaches,
+    relay: Relay,
     /// Distinguishes a connection from earlier ones in the same slot.
     generation: u32,
     /// Last numbers used in log lines.
@@ -170,6 +176,7 @@ impl Router {
             actions: VecDeque::new(),
             timers: Timers::default(),
             detaches: Detaches::default(),
+            relay: Relay::default(),
             generation: 0,
             connection_number: 0,
             link_number: 0,
@@ -328,6 +335,7 @@ impl Router {
 
     /// The transport is gone, by an error (`reason`) or because it was shut down as told. Frees the connection.
     pub fn transport_lost(&mut self, key: ConnectionKey, reason: &str, now: Instant) {
+        self.now = now;
         self.remove(key, reason, now);
     }
 
@@ -364,6 +372,13 @@ impl Router {
                         self.detaches.scheduled = None;
                         self.on_detaches_due(now);
                         self.arm_detaches();
+                    }
+                }
+                Owner::Relay => {
+                    if self.relay.scheduled == Some(at) {
+                        self.relay.scheduled = None;
+                        self.on_requests_due(now);
+                        self.arm_relay();
                     }
                 }
             }
@@ -511,10 +526,13 @@ impl Router {
             Event::Opened(open) => self.on_opened(key, &open, now),
             Event::Begun { channel } => self.on_begun(key, channel),
             Event::Ended {
-                channel: _,
+                channel,
                 owners,
                 error,
-            } => self.on_ended(key, &owners, error),
+            } => {
+                self.on_local_session_ended(key, channel, error, now);
+                self.on_ended(key, &owners, error);
+            }
             Event::Closed { error } => self.on_closed(key, error),
         }
     }
@@ -532,6 +550,8 @@ impl Router {
                 );
                 let encoded = AmqpError::new(error.condition(), error.to_string()).encode();
                 let owners = entry.connection.end_session(channel, Some(&encoded));
+                let now = self.now;
+                self.on_local_session_ended(key, channel, None, now);
                 self.sessions_gone(key, &owners, &loss::Farewell::Lost(None));
             }
         }

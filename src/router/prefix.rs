@@ -43,6 +43,11 @@ impl Readdressing {
         })
     }
 
+    /// What the hub is asked for.
+    pub(super) const fn address(&self) -> &str {
+        &self.address
+    }
+
     /// The fields of the device's attach as the hub gets them.
     pub(super) fn towards_hub(&self, role: Role, tail: Tail<'_>) -> Option<EditedTail> {
         edit::attach_tail(tail, &edits(role, &self.address))

@@ -139,6 +139,7 @@ impl Router {
                 pair.connector = id;
             }
         }
+        self.move_requests(predecessor, id);
         if let Some(new) = self.connectors.get_mut(&id) {
             new.waiting = old.waiting;
         }
@@ -168,6 +169,8 @@ impl Router {
                 self.refuse_waiting(number, Some(&error));
             }
         }
+        let error = self.unreachable_error(&what);
+        self.fail_requests(id, &error, now);
         self.connectors.remove(&id);
     }
 

@@ -19,8 +19,17 @@ pub(super) const COORDINATOR: &str = "$coordinator";
 /// Where a device's attach goes.
 pub(super) struct Decision {
     pub(super) connector: ConnectorId,
+    /// As the hub gets it.
+    pub(super) address: Box<str>,
     pub(super) readdressing: Option<Box<Readdressing>>,
     pub(super) survives_disconnect: bool,
+}
+
+/// How a connector's connection gets an attach.
+pub(super) struct Service {
+    /// As the hub gets it.
+    pub(super) address: Box<str>,
+    pub(super) readdressing: Option<Box<Readdressing>>,
 }
 
 /// Which of the connections that could serve a link get it.
@@ -52,6 +61,15 @@ enum Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// The address that the hub gets.
+    fn towards_hub(&self, readdressing: Option<&Readdressing>) -> Box<str> {
+        match (self, readdressing) {
+            (_, Some(readdressing)) => readdressing.address().into(),
+            (Asked::Address(address) | Asked::Dynamic(address), None) => (*address).into(),
+            (Asked::Coordinator, None) => COORDINATOR.into(),
+        }
+    }
+
     fn readdressing(&self, address: &str, route: &RouteSettings) -> Option<Box<Readdressing>> {
         match self {
             Asked::Address(written) => Readdressing::new(written, address, route),
@@ -84,6 +102,7 @@ impl Router {
         }
         Ok(Decision {
             connector,
+            address: asked.towards_hub(readdressing.as_deref()),
             readdressing,
             survives_disconnect,
         })
@@ -96,7 +115,7 @@ impl Router {
         device: ConnectionKey,
         attach: &Attach<'_>,
         id: ConnectorId,
-    ) -> Option<Option<Box<Readdressing>>> {
+    ) -> Option<Service> {
         let (direction, terminus) = routed_terminus(attach).ok()?;
         let asked = asked(direction, terminus.as_ref()).ok()?;
         let address = self.address_for(device, &asked).ok()?;
@@ -105,7 +124,11 @@ impl Router {
             .routes
             .find(direction, &address)
             .find(|(_, route)| connector.serves(&route.destination))?;
-        Some(asked.readdressing(&address, route))
+        let readdressing = asked.readdressing(&address, route);
+        Some(Service {
+            address: asked.towards_hub(readdressing.as_deref()),
+            readdressing,
+        })
     }
 
     /// What is matched: on a multi-tenant listener, the address with the device's virtual host in front.

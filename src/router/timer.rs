@@ -15,6 +15,8 @@ pub(super) enum Owner {
     Connector(ConnectorId),
     /// The oldest detach that waits for its answer.
     Detaches,
+    /// The oldest request to a hub's `$cbs` that waits for its answer.
+    Relay,
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -41,8 +41,9 @@ impl Router {
             .link_mut(channel, handle)
             .and_then(|link| link.owner);
         let Some(number) = owner else {
-            // The link is detached on our side and the peer does not know yet.
+            // A link that ends here; or one that is detached on our side, and the peer does not know yet.
             entry.connection.refresh_window(channel, 0);
+            self.on_local_transfer(key, channel, handle, transfer, now);
             return;
         };
         let Some(link) = self.link_pairs.get_mut(index(number)) else {

@@ -38,6 +38,7 @@ impl Router {
 
     /// Brings a connector's deadline into the timers.
     pub(super) fn arm_connector(&mut self, id: ConnectorId) {
+        let is_usable = self.usable_connection(id).is_some();
         let Some(connector) = self.connectors.get_mut(&id) else {
             return;
         };
@@ -45,12 +46,15 @@ impl Router {
             .waiting
             .front()
             .and_then(|&link| Some(self.link_pairs.get(index(link))?.waiting.as_ref()?.deadline));
-        let deadline = connector.next_deadline(oldest, self.settings.linger);
+        let turn = connector.next_turn().filter(|_| is_usable);
+        let waiting = oldest.into_iter().chain(turn).min();
+        let deadline = connector.next_deadline(waiting, self.settings.linger);
         self.timers
             .arm(Owner::Connector(id), &mut connector.scheduled, deadline);
     }
 
     pub(super) fn on_connector_timeout(&mut self, id: ConnectorId, now: Instant) {
+        self.take_turns(id, now);
         self.refuse_overdue(id, now);
         let linger = self.settings.linger;
         let Some(connector) = self.connectors.get_mut(&id) else {
@@ -62,7 +66,7 @@ impl Router {
                 self.want_if_needed(id, now);
             }
             State::Open(key)
-                if connector.is_on_demand()
+                if connector.is_idle()
                     && connector.unused_since.is_some_and(|since| since + linger <= now) =>
             {
                 let why = format!("no device has used it for {} s", linger.as_secs());
@@ -81,6 +85,7 @@ impl Router {
     /// Closes a connector's connection, which is nobody's from here on: whoever attaches now waits for the next.
     pub(super) fn close_connector(&mut self, id: ConnectorId, key: ConnectionKey, why: &str, now: Instant) {
         self.release_sessions(key, Farewell::Lost(Some(why.to_owned())));
+        self.hurry_waiting(id, now);
         let Some(connector) = self.connectors.get_mut(&id) else {
             return;
         };
@@ -150,6 +155,7 @@ impl Router {
                     let container_id = connector.container_id.clone().unwrap_or_default();
                     self.log_routes("Deactivated", &name, &container_id);
                 }
+                self.hurry_waiting(id, now);
                 self.move_waiting_from(id, now);
                 if let Some(connector) = self.connectors.get_mut(&id) {
                     connector.lost(now);

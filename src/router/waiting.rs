@@ -1,9 +1,11 @@
-//! Attaches that wait until their connector is open, and go to another one if it does not come.
+//! Attaches that wait until their connector is open, and go to another one if it does not come; and those that wait for
+//! their turn on an open one, when more devices come than may start there at once.
 
 use std::time::Instant;
 
 use super::connection::index;
-use super::connector::State;
+use super::connector::{Connector, State};
+use super::pace::Admit;
 use super::pair::{Leg, SessionRef, Waiting};
 use super::route::Placing;
 use super::settings::ConnectorId;
@@ -24,12 +26,21 @@ pub(super) enum To {
 }
 
 impl Router {
-    /// Keeps an attach until its connector is open.
+    /// Whether a device's attach may go out now. If not, it waits: until the connector is open, or for its turn there.
+    pub(super) fn may_start(&mut self, device: ConnectionKey, id: ConnectorId, now: Instant) -> bool {
+        let is_usable = self.usable_connection(id).is_some();
+        self.connectors.get_mut(&id).is_some_and(|connector| {
+            let is_next = connector.waiting.is_empty() || connector.users.contains(&device);
+            is_usable && is_next && connector.admit_device(device, now) == Admit::Now
+        })
+    }
+
+    /// Keeps an attach until it may start.
     pub(super) fn wait(&mut self, number: u32, id: ConnectorId, attach: &[u8], now: Instant) {
-        let deadline = now + self.settings.attach_timeout;
         let Some(connector) = self.connectors.get_mut(&id) else {
             return;
         };
+        let deadline = now + connector.patience(self.settings.attach_timeout);
         let is_full = connector.waiting.len() >= limits::WAITING_ATTACHES
             || attach.len() > limits::WAITING_ATTACH_BYTES;
         if let Some(link) = self.link_pairs.get_mut(index(number)) {
@@ -46,6 +57,52 @@ impl Router {
         self.queue_waiting(number, id, deadline, now);
     }
 
+    /// Keeps an attach whose turn it is until its device's tokens are known to the connection.
+    pub(super) fn wait_for_tokens(&mut self, number: u32, id: ConnectorId, attach: &[u8], now: Instant) {
+        if attach.len() > limits::WAITING_ATTACH_BYTES {
+            self.wait(number, id, attach, now);
+            return;
+        }
+        if let Some(link) = self.link_pairs.get_mut(index(number)) {
+            link.waiting = Some(Box::new(Waiting {
+                attach: attach.to_vec(),
+                flow: None,
+                deadline: now + limits::PACED_ATTACH_TIMEOUT,
+            }));
+        }
+        self.queue_behind_tokens(number, id);
+    }
+
+    fn queue_behind_tokens(&mut self, number: u32, id: ConnectorId) {
+        if let Some(connector) = self.connectors.get_mut(&id) {
+            connector.behind_tokens.push_back(number);
+        }
+    }
+
+    /// Takes what waits for the tokens of a device.
+    pub(super) fn take_behind_tokens(&mut self, id: ConnectorId, device: ConnectionKey) -> Vec<u32> {
+        let Some(connector) = self.connectors.get_mut(&id) else {
+            return Vec::new();
+        };
+        let all = std::mem::take(&mut connector.behind_tokens);
+        let is_of_device = |&number: &u32| {
+            let end = self.link_end(number, Leg::Device);
+            end.is_some_and(|(connection, ..)| connection == device)
+        };
+        let (taken, kept): (Vec<u32>, Vec<u32>) = all.into_iter().partition(is_of_device);
+        if let Some(connector) = self.connectors.get_mut(&id) {
+            connector.behind_tokens = kept.into();
+        }
+        taken
+    }
+
+    /// The tokens of a device are known to the connection: what it attaches goes out.
+    pub(super) fn start_behind_tokens(&mut self, id: ConnectorId, device: ConnectionKey, now: Instant) {
+        for number in self.take_behind_tokens(id, device) {
+            self.start_waiting_link(number, id, now);
+        }
+    }
+
     /// Puts an attach on its connector's list, which is in the order of deadlines.
     fn queue_waiting(&mut self, number: u32, id: ConnectorId, deadline: Instant, now: Instant) {
         let due = |&other: &u32| {
@@ -59,6 +116,13 @@ impl Router {
                 .partition_point(|other| due(other).is_none_or(|due| due <= deadline));
             connector.waiting.insert(place, number);
         }
+        if let Some(waiting) = self
+            .link_pairs
+            .get_mut(index(number))
+            .and_then(|link| link.waiting.as_mut())
+        {
+            waiting.deadline = deadline;
+        }
         self.want(id, now);
     }
 
@@ -71,30 +135,146 @@ impl Router {
         self.refuse_waiting(number, Some(&error));
     }
 
-    /// The connector is open: everything that waited for it starts, unless its container turned out to be another one.
+    /// The connector is open: what waited for it starts, as fast as it may.
     pub(super) fn start_waiting(&mut self, id: ConnectorId, now: Instant) {
-        let Some(connector) = self.connectors.get_mut(&id) else {
-            return;
-        };
-        for number in std::mem::take(&mut connector.waiting) {
-            let Some((device, body)) = self.waiting_attach(number) else {
-                continue;
-            };
-            let Ok(Performative::Attach(attach)) = Performative::parse(&body) else {
-                continue;
-            };
-            if let Some(readdressing) = self.served_as(device, &attach, id) {
-                // The route that it has waited by may not be the one that leads to this container.
-                if let Some(link) = self.link_pairs.get_mut(index(number)) {
-                    link.readdressing = readdressing;
-                }
-                self.start_link(number, &attach);
-            } else if !self.move_link(number, device, &attach, To::Any, now) {
-                let error =
-                    self.unreachable_error("The connection that was waited for does not serve this address");
-                self.refuse_waiting(number, Some(&error));
+        let timeout = self.settings.attach_timeout;
+        let patience = self
+            .connectors
+            .get(&id)
+            .map(|connector| connector.patience(timeout));
+        if let Some(longer) = patience.and_then(|patience| patience.checked_sub(timeout)) {
+            self.redate_waiting(id, |deadline| deadline + longer);
+        }
+        self.take_turns(id, now);
+    }
+
+    /// The connection that attaches waited for their turn on is gone: now they wait for the next.
+    pub(super) fn hurry_waiting(&mut self, id: ConnectorId, now: Instant) {
+        if let Some(connector) = self.connectors.get_mut(&id) {
+            connector.forget_order_of_tokens();
+        }
+        let latest = now + self.settings.attach_timeout;
+        self.redate_waiting(id, |deadline| deadline.min(latest));
+    }
+
+    /// Gives the attaches on a connector's list other deadlines, in the same order.
+    fn redate_waiting(&mut self, id: ConnectorId, deadline: impl Fn(Instant) -> Instant) {
+        for &number in self.connectors.get(&id).iter().flat_map(|it| &it.waiting) {
+            let link = self.link_pairs.get_mut(index(number));
+            if let Some(waiting) = link.and_then(|link| link.waiting.as_mut()) {
+                waiting.deadline = deadline(waiting.deadline);
             }
         }
+    }
+
+    /// Starts what waits for an open connector, oldest first, until a device comes that has to wait for its turn. What
+    /// a device has waiting goes together.
+    pub(super) fn take_turns(&mut self, id: ConnectorId, now: Instant) {
+        self.send_unsent(id, now);
+        while self.usable_connection(id).is_some()
+            && let Some(&number) = self.connectors.get(&id).and_then(|it| it.waiting.front())
+        {
+            let Some((device, body)) = self.waiting_attach(number) else {
+                self.forget_first(id);
+                continue;
+            };
+            if !self.is_served(device, &body, id) {
+                self.forget_first(id);
+                self.start_waiting_link(number, id, now);
+                continue;
+            }
+            let connector = self.connectors.get_mut(&id);
+            if connector.is_none_or(|connector| connector.admit_device(device, now) != Admit::Now) {
+                return;
+            }
+            for number in self.take_waiting_of(device, id) {
+                self.start_waiting_link(number, id, now);
+            }
+        }
+    }
+
+    fn forget_first(&mut self, id: ConnectorId) {
+        if let Some(connector) = self.connectors.get_mut(&id) {
+            connector.waiting.pop_front();
+        }
+    }
+
+    fn is_served(&self, device: ConnectionKey, body: &[u8], id: ConnectorId) -> bool {
+        match Performative::parse(body) {
+            Ok(Performative::Attach(attach)) => self.served_as(device, &attach, id).is_some(),
+            Ok(_) | Err(_) => false,
+        }
+    }
+
+    /// Starts an attach that is off the list, unless the container turned out to be another one than it needs.
+    fn start_waiting_link(&mut self, number: u32, id: ConnectorId, now: Instant) {
+        let Some((device, body)) = self.waiting_attach(number) else {
+            return;
+        };
+        let Ok(Performative::Attach(attach)) = Performative::parse(&body) else {
+            return;
+        };
+        if let Some(service) = self.served_as(device, &attach, id) {
+            if let Err(error) = self.authorise(device, id, &service.address, now) {
+                return self.refuse_waiting(number, Some(&error));
+            }
+            // The route that it has waited by may not be the one that leads to this container.
+            if let Some(link) = self.link_pairs.get_mut(index(number)) {
+                link.readdressing = service.readdressing;
+            }
+            if self.put_again(device, id, now) {
+                self.queue_behind_tokens(number, id);
+            } else {
+                self.start_link(number, &attach);
+            }
+        } else if !self.move_link(number, device, &attach, To::Any, now) {
+            let error =
+                self.unreachable_error("The connection that was waited for does not serve this address");
+            self.refuse_waiting(number, Some(&error));
+        }
+    }
+
+    /// Takes what waits of a device off a connector's list. A device attaches its links one after the other, so they are
+    /// at the head of the list, or nearly so.
+    fn take_waiting_of(&mut self, device: ConnectionKey, id: ConnectorId) -> Vec<u32> {
+        let count = self.count_waiting_of(device, id);
+        let Some(connector) = self.connectors.get_mut(&id) else {
+            return Vec::new();
+        };
+        let mut waiting = std::mem::take(&mut connector.waiting);
+        let mut taken = Vec::with_capacity(count);
+        let mut place = 0;
+        while taken.len() < count
+            && let Some(&number) = waiting.get(place)
+        {
+            let is_of_device = |(connection, ..): (ConnectionKey, _, _)| connection == device;
+            if self.link_end(number, Leg::Device).is_some_and(is_of_device) {
+                waiting.remove(place);
+                taken.push(number);
+            } else {
+                place += 1;
+            }
+        }
+        if let Some(connector) = self.connectors.get_mut(&id) {
+            connector.waiting = waiting;
+        }
+        taken
+    }
+
+    fn count_waiting_of(&self, device: ConnectionKey, id: ConnectorId) -> usize {
+        let Some(entry) = self.entry(device) else { return 0 };
+        entry
+            .connection
+            .owners()
+            .filter_map(|pair| self.session_pairs.get(index(pair)))
+            .filter(|pair| pair.connector == id)
+            .flat_map(|pair| &pair.links)
+            .filter(|&&link| {
+                self.link_pairs
+                    .get(index(link))
+                    .is_some_and(|link| link.waiting.is_some())
+            })
+            .count()
     }
 
     /// A connector is not coming soon: what waits for it goes to another one that is up.
@@ -114,8 +294,10 @@ impl Router {
     /// A connection is open: what waits for one that has failed, and could have this one, does.
     pub(super) fn move_waiting_to(&mut self, id: ConnectorId, now: Instant) {
         let elsewhere = self.connectors.iter().filter(|&(&other, _)| other != id);
+        let is_absent =
+            |connector: &Connector| connector.is_failing() && connector.open_connection().is_none();
         let waiting: Vec<u32> = elsewhere
-            .filter(|(_, connector)| connector.is_failing())
+            .filter(|(_, connector)| is_absent(connector))
             .flat_map(|(_, connector)| connector.waiting.iter().copied())
             .collect();
         for number in waiting {
@@ -162,6 +344,7 @@ impl Router {
             return false;
         };
         let id = decision.connector;
+        let timeout = self.settings.attach_timeout;
         let is_open = self.usable_connection(id).is_some();
         let Some(connector) = self.connectors.get(&id).filter(|_| id != from) else {
             return false;
@@ -174,6 +357,7 @@ impl Router {
         if !suits || connector.waiting.len() >= limits::WAITING_ATTACHES {
             return false;
         }
+        let deadline = deadline + connector.patience(timeout).saturating_sub(timeout);
         let Some(pair) = self.session_pair(session, id) else {
             return false;
         };
@@ -187,7 +371,7 @@ impl Router {
         if let Some(pair) = self.session_pairs.get_mut(index(pair)) {
             pair.links.push(number);
         }
-        if is_open {
+        if self.may_start(device, id, now) {
             self.start_link(number, attach);
         } else {
             self.queue_waiting(number, id, deadline, now);
@@ -257,12 +441,17 @@ impl Router {
             let Some(connector) = self.connectors.get(&id) else {
                 return;
             };
-            let waited = self.settings.attach_timeout.as_secs();
-            let what = format!(
-                "No connection to {} ({}) within {waited} s",
-                connector.settings.name,
-                connector.hosts.current()
-            );
+            let waited = connector.patience(self.settings.attach_timeout).as_secs();
+            let name = &connector.settings.name;
+            let what = match connector.open_connection().and(connector.next_turn()) {
+                Some(_) => format!(
+                    "More devices came at once to {name} than it takes in {waited} s (devicesPerSecond)"
+                ),
+                None => format!(
+                    "No connection to {name} ({}) within {waited} s",
+                    connector.hosts.current()
+                ),
+            };
             let error = self.unreachable_error(&what);
             self.refuse_waiting(number, Some(&error));
         }
@@ -316,6 +505,7 @@ impl Router {
             .map(|pair| pair.connector);
         if let Some(connector) = id.and_then(|id| self.connectors.get_mut(&id)) {
             connector.waiting.retain(|&other| other != number);
+            connector.behind_tokens.retain(|&other| other != number);
         }
     }
 }

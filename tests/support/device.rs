@@ -7,7 +7,9 @@ use std::sync::Arc;
 use fe2o3_amqp::connection::ConnectionHandle;
 use fe2o3_amqp::sasl_profile::SaslProfile;
 use fe2o3_amqp::session::SessionHandle;
-use fe2o3_amqp::types::messaging::{AmqpValue, ApplicationProperties, Body, MessageId, Properties, Target};
+use fe2o3_amqp::types::messaging::{
+    AmqpValue, ApplicationProperties, Body, Message, MessageId, Properties, Target,
+};
 use fe2o3_amqp::types::primitives::{SimpleValue, Value};
 use fe2o3_amqp::{Connection, Delivery, Receiver, Sender, Session};
 use rustls::ClientConfig;
@@ -221,7 +223,15 @@ pub(crate) async fn put_token(connection: &mut Opened, request: PutToken<'_>) ->
     ensure_eq("the put-token is accepted", outcome.is_accepted(), true)?;
     let delivery = receive(&mut receiver).await?;
     bounded("accepting the answer", receiver.accept(&delivery)).await??;
-    let answer = delivery.message();
+    let granted = granted(delivery.message(), message_id)?;
+    bounded("closing cbs-sender", sender.close()).await??;
+    bounded("closing cbs-reply-to", receiver.close()).await??;
+    end(session).await?;
+    Ok(granted)
+}
+
+/// What an answer to the put-token of this id says.
+pub(crate) fn granted(answer: &Message<Body<Value>>, message_id: MessageId) -> Result<Granted, Failure> {
     let correlation_id = answer
         .properties
         .as_ref()
@@ -238,8 +248,5 @@ pub(crate) async fn put_token(connection: &mut Opened, request: PutToken<'_>) ->
         Some(SimpleValue::String(text)) => text.clone(),
         _ => String::new(),
     };
-    bounded("closing cbs-sender", sender.close()).await??;
-    bounded("closing cbs-reply-to", receiver.close()).await??;
-    end(session).await?;
     Ok(Granted { status, description })
 }

@@ -18,6 +18,7 @@ pub(crate) mod broker;
 pub(crate) mod certificates;
 pub(crate) mod daemon;
 pub(crate) mod device;
+pub(crate) mod fleet;
 pub(crate) mod gateway;
 pub(crate) mod iot_hub;
 pub(crate) mod journal;

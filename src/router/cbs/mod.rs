@@ -1,0 +1,422 @@
+//! The CBS relay: `$cbs` links of devices end in the router, which has one pair of its own per connection to a hub.
+//!
+//! IoT Hub has one `$cbs` node per connection and sends its answers to whichever receiver it likes, so devices that share
+//! a connection must not each have a pair there. A device's request is sent on with a message-id of ours, and its answer
+//! goes back to the receiver of the device that asked, with the id that it had, to the AMQP type.
+//!
+//! ```text
+//!   device's sender --> desk::Desk --> Pending --> hub::HubCbs --> the hub's $cbs
+//!   device's receiver <-- desk::Desk <-- Pending <-- hub::HubCbs <--+
+//!                           grants::Grant <-- accepted
+//! ```
+//!
+//! What the hub accepts authorises the device's own connection, and nobody else's (`grants`). A put-token is idempotent:
+//! one whose answer was lost with the connection is sent again on the next.
+
+mod desk;
+mod grants;
+mod hub;
+mod request;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::admission::Denials;
+use super::attach::excerpt;
+use super::identity::{self, SasToken};
+use super::pair::Leg;
+use super::settings::{ConnectorId, Secret};
+use super::timer::Owner;
+use super::{ConnectionKey, Router, Verdict};
+use crate::amqp::condition::AmqpError;
+use crate::amqp::message::Message;
+use crate::amqp::performative::{Detach, Disposition, Flow, Transfer};
+use crate::amqp::serial::{Channel, DeliveryId, Handle};
+use crate::amqp::value::Value;
+use crate::endpoint::limits;
+pub(super) use desk::Desk;
+pub(super) use grants::is_cbs;
+pub(super) use hub::HubCbs;
+use request::{Answer, Claim, Operation};
+
+/// The address of the node.
+pub(super) const CBS: &str = "$cbs";
+
+/// What a router knows of requests that are not answered.
+#[derive(Debug, Default)]
+pub(super) struct Relay {
+    /// By number, which is their order and that of their deadlines.
+    pending: BTreeMap<u64, Pending>,
+    last: u64,
+    /// Bytes of their messages.
+    bytes: usize,
+    /// The deadline that is in the timers.
+    pub(super) scheduled: Option<Instant>,
+    complaints: Denials,
+}
+
+/// A request that is not answered.
+#[derive(Debug)]
+struct Pending {
+    from: From,
+    connector: ConnectorId,
+    operation: Operation,
+    /// The message, as the hub gets it.
+    payload: Secret<Vec<u8>>,
+    deadline: Instant,
+    /// The connection that it is on its way on.
+    sent_on: Option<ConnectionKey>,
+}
+
+/// Who wants to know.
+#[derive(Debug)]
+enum From {
+    /// A device that asked.
+    Link(Asked),
+    /// The router, for this device: what it had authorised is not known to a new connection.
+    Again(ConnectionKey),
+    /// The router, for a device that logs in with a token.
+    Login(ConnectionKey),
+}
+
+impl From {
+    const fn device(&self) -> ConnectionKey {
+        match self {
+            From::Link(asked) => asked.device,
+            From::Again(device) | From::Login(device) => *device,
+        }
+    }
+}
+
+/// A device's request.
+#[derive(Debug)]
+struct Asked {
+    device: ConnectionKey,
+    channel: Channel,
+    handle: Handle,
+    delivery: DeliveryId,
+    is_settled: bool,
+    /// Its message-id.
+    id: Option<Value>,
+    reply_to: Option<Box<str>>,
+}
+
+impl Router {
+    /// Puts a token for a device that logs in with it; [`Router::authenticated`] follows.
+    pub(super) fn put_token_for_login(
+        &mut self,
+        device: ConnectionKey,
+        connector: ConnectorId,
+        token: &str,
+        now: Instant,
+    ) {
+        let Ok(claim) = Claim::of_sas(request::SAS_TOKEN, token) else {
+            return self.authenticated(device, Verdict::Refused, now);
+        };
+        let message = claim.put();
+        let Some(slot) = self.slot_for(device, connector, Some(&claim.audience)) else {
+            return self.authenticated(device, Verdict::Unknown, now);
+        };
+        self.ask(From::Login(device), slot, Operation::Put(claim), message, now);
+    }
+
+    /// Sends a request to a hub, as soon as that is there.
+    fn ask(&mut self, from: From, id: ConnectorId, operation: Operation, mut message: Message, now: Instant) {
+        self.relay.last += 1;
+        let number = self.relay.last;
+        message.properties.message_id = Some(Value::String(number.to_string()));
+        message.properties.reply_to = Some(hub::REPLY_TO.to_owned());
+        let mut payload = Vec::new();
+        message.encode(&mut payload);
+        self.relay.bytes += payload.len();
+        let pending = Pending {
+            from,
+            connector: id,
+            operation,
+            payload: Secret::new(payload),
+            deadline: now + limits::CBS_TIMEOUT,
+            sent_on: None,
+        };
+        self.relay.pending.insert(number, pending);
+        if let Some(connector) = self.connectors.get_mut(&id) {
+            connector.asking += 1;
+            connector.unsent.push_back(number);
+        }
+        self.arm_relay();
+        self.want(id, now);
+        self.send_unsent(id, now);
+        self.arm_connector(id);
+    }
+
+    fn forget_request(&mut self, number: u64) -> Option<Pending> {
+        let pending = self.relay.pending.remove(&number)?;
+        self.relay.bytes = self.relay.bytes.saturating_sub(pending.payload.expose().len());
+        if let Some(connector) = self.connectors.get_mut(&pending.connector) {
+            connector.asking = connector.asking.saturating_sub(1);
+        }
+        Some(pending)
+    }
+
+    /// The numbers of the requests to a hub that are not answered, in order.
+    fn requests_to(&self, id: ConnectorId) -> Vec<u64> {
+        let pending = self.relay.pending.iter();
+        pending
+            .filter(|(_, pending)| pending.connector == id)
+            .map(|(&number, _)| number)
+            .collect()
+    }
+
+    /// A hub's answer to one of our requests.
+    fn on_answer(&mut self, hub: ConnectionKey, number: u64, answer: Answer, now: Instant) {
+        let Some(pending) = self.forget_request(number) else {
+            // It came too late, and somebody has heard so.
+            return;
+        };
+        let device = pending.from.device();
+        match (&pending.operation, answer.is_success()) {
+            (Operation::Put(claim), true) => {
+                self.grant(device, pending.connector, hub, claim.clone(), now);
+            }
+            (Operation::Put(claim), false) => {
+                self.explain_refusal(device, pending.connector, claim, &answer, now);
+                if let From::Again(_) = pending.from {
+                    self.withdraw(device, claim, &answer);
+                }
+            }
+            (Operation::Delete(audience), true) => self.take_back(device, pending.connector, audience),
+            (Operation::Delete(_), false) => {}
+        }
+        match pending.from {
+            From::Link(asked) => self.answer_device(asked, answer, now),
+            From::Again(_) => self.start_behind_tokens(pending.connector, device, now),
+            From::Login(_) => {
+                let verdict = match answer.status {
+                    200..=299 => Verdict::Accepted,
+                    400..=499 => Verdict::Refused,
+                    _ => Verdict::Unknown,
+                };
+                self.authenticated(device, verdict, now);
+            }
+        }
+    }
+
+    /// A request comes to nothing: whoever waits for its answer hears why.
+    fn fail_request(&mut self, number: u64, error: &AmqpError, now: Instant) {
+        if let Some(pending) = self.forget_request(number) {
+            self.tell_failure(&pending.from, pending.connector, error, now);
+        }
+    }
+
+    fn tell_failure(&mut self, from: &From, id: ConnectorId, error: &AmqpError, now: Instant) {
+        match *from {
+            From::Link(Asked { device, .. }) => self.close_desk(device, id, error),
+            From::Again(device) => self.give_up_again(device, id, error),
+            From::Login(device) => self.authenticated(device, Verdict::Unknown, now),
+        }
+    }
+
+    /// No request to this hub will be answered.
+    pub(super) fn fail_requests(&mut self, id: ConnectorId, error: &AmqpError, now: Instant) {
+        for number in self.requests_to(id) {
+            self.fail_request(number, error, now);
+        }
+    }
+
+    /// Requests to one connector are another's: its successor in the configuration.
+    pub(super) fn move_requests(&mut self, from: ConnectorId, to: ConnectorId) {
+        let mut moved = 0;
+        for pending in self.relay.pending.values_mut().filter(|it| it.connector == from) {
+            pending.connector = to;
+            pending.sent_on = None;
+            moved += 1;
+        }
+        if let Some(connector) = self.connectors.get_mut(&to) {
+            connector.asking += moved;
+        }
+        self.line_up_requests(to);
+    }
+
+    // ---- time ----------------------------------------------------------------------------------------------------
+
+    pub(super) fn arm_relay(&mut self) {
+        let deadline = self.relay.pending.values().next().map(|first| first.deadline);
+        self.timers.arm(Owner::Relay, &mut self.relay.scheduled, deadline);
+    }
+
+    /// Requests that have waited long enough.
+    pub(super) fn on_requests_due(&mut self, now: Instant) {
+        while let Some((&number, pending)) = self.relay.pending.first_key_value() {
+            if pending.deadline > now {
+                return;
+            }
+            let seconds = limits::CBS_TIMEOUT.as_secs();
+            let connector = self.connectors.get(&pending.connector);
+            let name = connector.map_or("", |connector| connector.settings.name.as_str());
+            let what = match pending.sent_on {
+                Some(_) => format!("The hub has not answered a request to $cbs within {seconds} s ({name})"),
+                None => format!("No connection to {name} within {seconds} s"),
+            };
+            let was_sent = pending.sent_on.is_some();
+            if let Some(more) = self.relay.complaints.note(now) {
+                let device = self.entry(pending.from.device());
+                let number = device.map_or(0, |entry| entry.connection.number);
+                tracing::warn!(target: "ROUTER_CORE", "[C{number}] {what}{more}");
+            }
+            if was_sent
+                && let Some(From::Link(_)) = self.relay.pending.get(&number).map(|pending| &pending.from)
+            {
+                if let Some(Pending {
+                    from: From::Link(asked),
+                    ..
+                }) = self.forget_request(number)
+                {
+                    self.answer_device(asked, Answer::new(504, &what), now);
+                }
+            } else {
+                let error = self.unreachable_error(&what);
+                self.fail_request(number, &error, now);
+            }
+        }
+    }
+
+    // ---- log -----------------------------------------------------------------------------------------------------
+
+    /// One plain line for the operator: which device, what happened, what to do.
+    fn explain_refusal(
+        &mut self,
+        device: ConnectionKey,
+        id: ConnectorId,
+        claim: &Claim,
+        answer: &Answer,
+        now: Instant,
+    ) {
+        let Some(more) = self.relay.complaints.note(now) else {
+            return;
+        };
+        let (Some(entry), Some(connector)) = (self.entry(device), self.connectors.get(&id)) else {
+            return;
+        };
+        let advice = SasToken::parse(claim.token.expose()).ok().and_then(|token| {
+            let time = self.clock.since_1970(now);
+            identity::diagnose(
+                &token,
+                time,
+                connector.server_name(),
+                answer.status,
+                answer.description(),
+            )
+        });
+        tracing::warn!(
+            target: "ROUTER_CORE",
+            "[C{}] The hub ({}) refused a token of {} for '{}': {} {}{}{more}",
+            entry.connection.number,
+            connector.settings.name,
+            entry.transport.peer,
+            excerpt(&claim.audience),
+            answer.status,
+            excerpt(answer.description()),
+            advice.map(|advice| format!(". {advice}")).unwrap_or_default(),
+        );
+    }
+}
+
+// ---- links that end here, whosever they are ---------------------------------------------------------------------
+
+impl Router {
+    pub(super) fn on_local_transfer(
+        &mut self,
+        key: ConnectionKey,
+        channel: Channel,
+        handle: Handle,
+        transfer: &Transfer<'_>,
+        now: Instant,
+    ) {
+        match self.leg(key) {
+            Leg::Device => self.on_desk_transfer(key, channel, handle, transfer, now),
+            Leg::Upstream => self.on_hub_cbs_transfer(key, channel, handle, transfer, now),
+        }
+    }
+
+    /// `false`: the link is none of these.
+    pub(super) fn on_local_flow(
+        &mut self,
+        key: ConnectionKey,
+        channel: Channel,
+        handle: Handle,
+        flow: &Flow<'_>,
+    ) -> bool {
+        match self.leg(key) {
+            Leg::Device => self.on_desk_flow(key, channel, handle, flow),
+            Leg::Upstream => self.on_hub_cbs_flow(key, channel, handle, flow),
+        }
+    }
+
+    pub(super) fn on_local_disposition(
+        &mut self,
+        key: ConnectionKey,
+        channel: Channel,
+        disposition: &Disposition<'_>,
+    ) {
+        match self.leg(key) {
+            Leg::Device => self.on_desk_disposition(key, channel, disposition),
+            Leg::Upstream => self.on_hub_cbs_disposition(key, channel, disposition),
+        }
+    }
+
+    /// `false`: the link is none of these.
+    pub(super) fn on_local_detach(
+        &mut self,
+        key: ConnectionKey,
+        channel: Channel,
+        handle: Handle,
+        detach: &Detach<'_>,
+    ) -> bool {
+        let now = self.now;
+        match self.leg(key) {
+            Leg::Device => self.on_desk_detach(key, channel, handle, detach),
+            Leg::Upstream => self.on_hub_cbs_detached(key, channel, detach.error, now),
+        }
+    }
+
+    pub(super) fn on_local_session_ended(
+        &mut self,
+        key: ConnectionKey,
+        channel: Channel,
+        error: Option<&[u8]>,
+        now: Instant,
+    ) {
+        match self.leg(key) {
+            Leg::Device => self.on_desk_session_ended(key, channel),
+            Leg::Upstream => self.on_hub_cbs_ended(key, channel, error, now),
+        }
+    }
+
+    /// More may be sent on a session.
+    pub(super) fn on_local_window(&mut self, key: ConnectionKey, channel: Channel) {
+        match self.leg(key) {
+            Leg::Device => self.pump_desk(key),
+            Leg::Upstream => self.on_hub_window(key, channel),
+        }
+    }
+
+    /// The connection for a device and a token among those of a connector's pool; `None`: all are full.
+    pub(super) fn slot_for(
+        &mut self,
+        device: ConnectionKey,
+        connector: ConnectorId,
+        audience: Option<&str>,
+    ) -> Option<ConnectorId> {
+        let _ = (device, audience);
+        Some(connector)
+    }
+
+    pub(super) fn pool_is_full(&self, connector: ConnectorId) -> AmqpError {
+        AmqpError::new(
+            crate::amqp::condition::RESOURCE_LIMIT_EXCEEDED,
+            format!(
+                "connector {} has no room for another token",
+                self.pool_name(connector)
+            ),
+        )
+    }
+}

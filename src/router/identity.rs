@@ -1,0 +1,14 @@
+//! Who a device may be at the hub: SAS tokens, the resources that they open, and the plain words for a refusal.
+//!
+//! A shared connection holds the tokens of many devices, and the hub lets every link on it use any of them (IoT Hub:
+//! tokens bind to the connection). Which of them a device may use is decided here, and whatever can be read in two ways
+//! is decided against the device. Nothing here verifies a signature: only a token that the hub accepted opens anything.
+
+mod diagnosis;
+mod percent;
+mod resource;
+mod token;
+
+pub(super) use diagnosis::diagnose;
+pub(super) use resource::{Resource, identity_of};
+pub(super) use token::{SasToken, TokenFault};

@@ -522,7 +522,7 @@ impl Router {
             } => {
                 self.on_detach(key, channel, handle, &detach, body);
             }
-            Event::Login { user, password } => self.on_login(key, user, password),
+            Event::Login { user, password } => self.on_login(key, user, password, now),
             Event::Opened(open) => self.on_opened(key, &open, now),
             Event::Begun { channel } => self.on_begun(key, channel),
             Event::Ended {

@@ -252,7 +252,10 @@ fn plain_needs_no_passwords_where_a_hub_judges_tokens() {
             (12, "error", NOBODY),
         ],
     );
-    let with_identity = HUB.replace("MORE", "sslProfile: p\n saslUsername: u\n saslPassword: env:HUB_KEY");
+    let with_identity = HUB.replace(
+        "MORE",
+        "sslProfile: p\n saslUsername: u\n saslPassword: env:HUB_KEY",
+    );
     let text = format!("sslProfile {{\n name: p\n}}\n{with_identity}{strict}");
     expect(&text, &[(17, "error", NOBODY)]);
     for lines in ["multiTenant: yes", "role: route-container"] {

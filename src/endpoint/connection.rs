@@ -56,15 +56,17 @@ pub enum Side {
 }
 
 /// ```text
-///   Listener:  Header -+-> SaslInit -+-> Judging -+-> Header(AMQP) -+-> Open --> Opened --> CloseSent --> Over
-///                      |             +------------+                 |
-///                      +--------------------------------------------+
+///   Listener:  Header -+-> SaslInit -+-> [SaslResponse -->] Judging -+-> Header(AMQP) -+-> Open --> Opened --> CloseSent --> Over
+///                      |             +-------------------------------+                 |
+///                      +---------------------------------------------------------------+
 ///   Connector: SaslHeader --> Mechanisms --> Outcome --> AmqpHeader --> Open --> Opened --> CloseSent --> Over
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Header,
     SaslInit,
+    /// The peer was asked for what it did not say with its choice.
+    SaslResponse,
     /// The owner has user and password, and will answer.
     Judging,
     HeaderAfterSasl,
@@ -189,6 +191,7 @@ impl Connection {
                 Ok(None)
             }
             Phase::SaslInit
+            | Phase::SaslResponse
             | Phase::Mechanisms
             | Phase::Outcome
             | Phase::Open
@@ -237,7 +240,7 @@ impl Connection {
                 }
                 Ok(Event::Consumed)
             }
-            (Phase::SaslInit | Phase::Mechanisms | Phase::Outcome, FrameType::Sasl) => {
+            (Phase::SaslInit | Phase::SaslResponse | Phase::Mechanisms | Phase::Outcome, FrameType::Sasl) => {
                 Ok(self.on_sasl(&SaslFrame::parse(frame.body)?)?)
             }
             _ => Err(ConnectionError::Unexpected("this type of frame").into()),

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::attach::excerpt;
+use super::cbs::{CBS, is_cbs};
 use super::connection::Kind;
 use super::connector::{Connector, State};
 use super::pool::Slot;
@@ -143,6 +144,17 @@ impl Router {
             readdressing,
             survives_disconnect,
         })
+    }
+
+    /// The connector that puts the tokens of a device which would ask for it through `$cbs`, if one does.
+    pub(super) fn connector_of_cbs(&mut self, device: ConnectionKey) -> Option<ConnectorId> {
+        let asked = Asked::Address(CBS);
+        let address = self.address_for(device, &asked).ok()?;
+        let (id, route) = self.choose(Direction::In, &address, Placing::InTurn).ok()?;
+        let (route, connector) = self.routes.get(route).zip(self.connectors.get(&id))?;
+        let readdressing = asked.readdressing(&address, route, connector);
+        let ends_here = is_cbs(&asked.towards_hub(readdressing.as_deref())) && self.relays_cbs(id);
+        ends_here.then_some(id)
     }
 
     /// How a connector's connection gets this attach, now that the container at its other end is known. `None`: not at

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::grants::Grant;
 use super::request::{Answer, Malformed, Operation, Request};
-use super::{Asked, From};
+use super::{Asked, From, OVERLOADED};
 use crate::amqp::condition::{self, AmqpError};
 use crate::amqp::delivery::write_accepted;
 use crate::amqp::fields::Tail;
@@ -388,8 +388,7 @@ impl Router {
         asked.id = message.properties.message_id.clone();
         asked.reply_to = message.properties.reply_to.as_deref().map(Into::into);
         if self.relay.bytes + payload.expose().len() > limits::CBS_BYTES_TOTAL {
-            let what = "the gateway waits for too many answers from the hub";
-            return self.answer_device(asked, Answer::new(503, what));
+            return self.answer_device(asked, Answer::new(503, OVERLOADED));
         }
         let audience = match &operation {
             Operation::Put(claim) => &claim.audience,

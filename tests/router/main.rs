@@ -4,6 +4,8 @@
 //! (`LINKROUTERD_SEED=n` replays one, `LINKROUTERD_SCHEDULES=n` changes their number).
 
 mod back_pressure;
+mod cbs_hub;
+mod cbs_relay;
 mod conformance_attach;
 mod conformance_detach;
 mod conformance_disposition;
@@ -26,6 +28,7 @@ mod scenarios_eviction;
 mod scenarios_loss;
 mod scenarios_outage;
 mod scenarios_policy;
+mod scenarios_pool;
 mod scenarios_prefixes;
 mod scenarios_reload;
 mod scenarios_routes;

@@ -111,8 +111,9 @@ fn run(seed: u64) -> Totals {
             connector.limits.max_frame_size = 1024;
         }
     }
-    if random.one_in(3) {
-        limit_connections(&mut settings, &mut random);
+    let mut limits = Random::new(seed ^ 0x7001);
+    if limits.one_in(3) {
+        limit_connections(&mut settings, &mut limits);
     }
     let has_choice = random.one_in(2);
     if has_choice {

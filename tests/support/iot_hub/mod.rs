@@ -210,7 +210,7 @@ impl IotHub {
         let queued = self
             .shared
             .commands()
-            .enqueue(device, command, &self.shared.settings);
+            .enqueue(&Identity::device(device), command, &self.shared.settings);
         queued.map_err(|refusal| Failure::new(format!("{:?}", refusal.to_error())))?;
         self.shared.work_for_all();
         Ok(())

@@ -537,8 +537,14 @@ async fn a_connector_may_tunnel_cbs_links() -> Result<(), Failure> {
         links,
         vec![("cbs-sender@lonely".to_owned(), "a name".to_owned())],
     )?;
+    gateway.hub.ensure_no_faults()?;
+    // A second pair on the connection, which only a tunnel makes: the hub of these tests finds it.
+    put(&mut connection, &token_of(&board(0)), MessageId::Ulong(1)).await?;
+    let found = gateway.hub.ensure_no_faults();
+    let is_found = matches!(&found, Err(failure) if failure.to_string().contains("2 $cbs links"));
+    ensure(is_found, || format!("{found:?}"))?;
     device::close(connection).await?;
-    finish(gateway).await?;
+    gateway.stop().await?;
     Ok(())
 }
 

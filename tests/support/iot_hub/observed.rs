@@ -1,7 +1,7 @@
 //! What the stand-in saw, in its peer's own words.
 
 use bytes::Bytes;
-use fe2o3_amqp::types::definitions::Error;
+use fe2o3_amqp::types::definitions::{Error, Role};
 use fe2o3_amqp::types::messaging::{DeliveryState, MessageId};
 use fe2o3_amqp::types::performatives::{Attach, Begin, Open};
 
@@ -38,6 +38,12 @@ pub(crate) enum Observed {
         connection: ConnectionId,
         channel: u16,
         attach: Box<Attach>,
+    },
+    /// An attach to `$cbs` came, and so many of its role the connection would have now.
+    CbsLink {
+        connection: ConnectionId,
+        role: Role,
+        open: usize,
     },
     /// An attach was answered with a detach.
     Refused {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::admission::limited_answer;
-use super::cbs::is_cbs;
+use super::cbs::{Standing, is_cbs};
 use super::connection::{Kind, index};
 use super::pair::{Leg, LinkPair, SessionPair, SessionRef, Way};
 use super::route::Placing;
@@ -85,7 +85,8 @@ impl Router {
         if is_cbs(&decision.address) && self.relays_cbs(id) {
             return self.attach_cbs(key, channel, handle, attach, id);
         }
-        if let Err(error) = self.authorise(key, id, &decision.address, now) {
+        let standing = self.standing(key, id, &decision.address, now);
+        if let Standing::Refused(error) = standing {
             return self.refuse(key, channel, handle, attach, &error);
         }
         let Some(session_pair) = self.session_pair(
@@ -125,7 +126,9 @@ impl Router {
         {
             link.owner = Some(pair);
         }
-        if !self.may_start(key, id, now) {
+        if standing == Standing::Awaited {
+            self.wait_for_tokens(pair, id, body, now);
+        } else if !self.may_start(key, id, now) {
             self.wait(pair, id, body, now);
         } else if self.put_again(key, id, now) {
             self.wait_for_tokens(pair, id, body, now);

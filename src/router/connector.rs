@@ -8,7 +8,7 @@ use super::attach::excerpt;
 use super::cbs::HubCbs;
 use super::failover::HostList;
 use super::pace::{Admit, Pace};
-use super::settings::{ConnectorRole, ConnectorSettings};
+use super::settings::{CbsMode, ConnectorRole, ConnectorSettings};
 use crate::amqp::performative::Role;
 use crate::endpoint::limits;
 
@@ -248,6 +248,13 @@ impl Connector {
     pub(super) fn server_name(&self) -> &str {
         let own = &self.hosts.current().host;
         self.settings.server_name.as_ref().unwrap_or(own)
+    }
+
+    /// The only name of a host that the hub is to see in addresses; `None`: it sees what devices write. A broker that
+    /// came to us has none, and a tunnel carries addresses as qdrouterd does.
+    pub(super) fn only_name(&self) -> Option<&str> {
+        let rewrites = self.settings.sharing.cbs == CbsMode::Relay && !self.is_accepted();
+        rewrites.then(|| self.server_name())
     }
 
     /// How long TCP and TLS may take. A host that swallows everything must not keep the next one from its turn while

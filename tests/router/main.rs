@@ -15,6 +15,7 @@ mod hostile;
 mod peer;
 mod regressions_transfer;
 mod said;
+mod scenarios_addresses;
 mod scenarios_attach;
 mod scenarios_balance;
 mod scenarios_brokers;

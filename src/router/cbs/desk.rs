@@ -165,8 +165,7 @@ impl Router {
     }
 
     /// An answer for a device that asked. One that has gone does not hear it.
-    pub(super) fn answer_device(&mut self, asked: Asked, answer: Answer, now: Instant) {
-        let _ = now;
+    pub(super) fn answer_device(&mut self, asked: Asked, answer: Answer) {
         self.settle_asked(&asked, ACCEPTED_TAIL);
         let Some(desk) = self.entry_mut(asked.device).and_then(|entry| entry.cbs.as_mut()) else {
             return;
@@ -370,7 +369,7 @@ impl Router {
                         "[C{number}] A request to $cbs was answered with status 400, and not sent on: {what}{more}"
                     );
                 }
-                return self.answer_device(asked, Answer::new(400, &what), now);
+                return self.answer_device(asked, Answer::new(400, &what));
             }
         };
         let Request { message, operation } = request;
@@ -378,7 +377,7 @@ impl Router {
         asked.reply_to = message.properties.reply_to.as_deref().map(Into::into);
         if self.relay.bytes + payload.expose().len() > limits::CBS_BYTES_TOTAL {
             let what = "the gateway waits for too many answers from the hub";
-            return self.answer_device(asked, Answer::new(503, what), now);
+            return self.answer_device(asked, Answer::new(503, what));
         }
         let audience = match &operation {
             Operation::Put(claim) => &claim.audience,

@@ -57,8 +57,13 @@ impl Commands {
         if !settings.knows(recipient) {
             return Err(Refusal::no_such_device(recipient));
         }
+        let locked = self
+            .locked
+            .values()
+            .filter(|locked| locked.device == recipient.to_string());
+        let locked = locked.count();
         let queue = self.queues.entry(recipient.to_string()).or_default();
-        if queue.len() >= settings.max_pending_commands {
+        if queue.len() + locked >= settings.max_pending_commands {
             return Err(Refusal::queue_full());
         }
         let message_id = match message

@@ -273,8 +273,13 @@ impl IotHub {
     }
 
     /// What connections to come are shown for a certificate.
-    pub(crate) fn present(&mut self, tls: Arc<ServerConfig>) {
+    pub(crate) fn present(&self, tls: Arc<ServerConfig>) {
         *self.tls.lock().unwrap_or_else(PoisonError::into_inner) = Some(tls);
+    }
+
+    /// How many connections it has taken so far.
+    pub(crate) fn connections(&self) -> ConnectionId {
+        self.shared.connections().accepted
     }
 
     /// Its clock.

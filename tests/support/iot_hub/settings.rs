@@ -91,16 +91,6 @@ pub(crate) struct NoLink {
     pub(crate) later: Duration,
 }
 
-/// What kind of service it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Product {
-    IotHub,
-    /// Event hubs of these names.
-    EventHubs(Vec<String>),
-    /// Queues of these names.
-    ServiceBus(Vec<String>),
-}
-
 /// A device in the registry.
 #[derive(Clone)]
 pub(crate) struct Device {
@@ -161,7 +151,6 @@ pub(crate) struct Settings {
     pub(crate) connections_per_second: Option<u32>,
     /// Links of devices and modules.
     pub(crate) link_opens_per_second: Option<u32>,
-    pub(crate) product: Product,
     /// How many of its seconds the hub's clock makes of one.
     pub(crate) clock_rate: u32,
     /// Refuse a TLS client that does not say which hub it wants.
@@ -208,7 +197,6 @@ impl Settings {
             daily_quota: None,
             connections_per_second: None,
             link_opens_per_second: None,
-            product: Product::IotHub,
             clock_rate: 1,
             require_sni: true,
         }

@@ -277,11 +277,6 @@ impl IotHub {
         *self.tls.lock().unwrap_or_else(PoisonError::into_inner) = Some(tls);
     }
 
-    /// How many connections it has taken so far.
-    pub(crate) fn connections(&self) -> ConnectionId {
-        self.shared.connections().accepted
-    }
-
     /// Its clock.
     pub(crate) fn clock(&self) -> &Clock {
         &self.shared.clock
@@ -426,11 +421,9 @@ async fn welcome(
     shared: Arc<Shared>,
 ) {
     let _ = transport.set_nodelay(true);
-    let delay = shared.settings().accept_delay;
-    if !delay.is_zero() {
-        let until = shared.clock.now() + delay;
-        shared.clock.wait_until(Some(until)).await;
-    }
+    let until = shared.clock.now() + shared.settings().accept_delay;
+    shared.journal.note(Observed::Accepted { connection });
+    shared.clock.wait_until(Some(until)).await;
     let tls = tls.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let (stream, sni): (Box<dyn Stream>, _) = match tls.map(TlsAcceptor::from) {
         None => (Box::new(transport), None),

@@ -15,6 +15,10 @@ pub(crate) type ConnectionId = u32;
 /// One observation.
 #[derive(Clone, Debug)]
 pub(crate) enum Observed {
+    /// The transport is there.
+    Accepted {
+        connection: ConnectionId,
+    },
     /// TLS is done (or there is none); `sni` is the name asked for.
     Connected {
         connection: ConnectionId,

@@ -92,7 +92,7 @@ impl Router {
                 (None, Some(predecessor)) => {
                     reloaded.changed += 1;
                     let id = self.add_connector(new.clone());
-                    self.succeed(predecessor, id);
+                    self.succeed(predecessor, id, now);
                     id
                 }
                 (None, None) => {
@@ -127,7 +127,7 @@ impl Router {
     }
 
     /// Hands over what waits for a connector, and the connection that is still to close.
-    fn succeed(&mut self, predecessor: ConnectorId, id: ConnectorId) {
+    fn succeed(&mut self, predecessor: ConnectorId, id: ConnectorId, now: Instant) {
         let Some(old) = self.connectors.remove(&predecessor) else {
             return;
         };
@@ -139,7 +139,7 @@ impl Router {
                 pair.connector = id;
             }
         }
-        self.move_requests(predecessor, id);
+        self.move_requests(predecessor, id, now);
         if let Some(new) = self.connectors.get_mut(&id) {
             new.waiting = old.waiting;
         }
@@ -170,7 +170,7 @@ impl Router {
             }
         }
         let error = self.unreachable_error(&what);
-        self.fail_requests(id, &error, now);
+        self.end_relay(id, &error, now);
         self.connectors.remove(&id);
     }
 

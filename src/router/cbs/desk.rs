@@ -24,6 +24,8 @@ use crate::router::{ConnectionKey, Router};
 #[derive(Debug, Default)]
 pub(in crate::router) struct Desk {
     links: Vec<DeskLink>,
+    /// How many there have been.
+    attached: u64,
     /// Answers that came when the device had no receiver for them.
     unclaimed: VecDeque<Unclaimed>,
     /// What its tokens authorise, oldest first.
@@ -36,6 +38,8 @@ pub(in crate::router) struct Desk {
 
 #[derive(Debug)]
 struct DeskLink {
+    /// Never another's.
+    number: u64,
     channel: Channel,
     handle: Handle,
     name: Box<str>,
@@ -64,7 +68,10 @@ enum DeskEnd {
 
 #[derive(Debug)]
 struct Unclaimed {
+    /// The link of the request.
+    link: u64,
     channel: Channel,
+    connector: ConnectorId,
     reply_to: Option<Box<str>>,
     payload: Secret<Vec<u8>>,
 }
@@ -78,20 +85,87 @@ impl Desk {
 
     /// The receiver of an answer: the one that the request named, by its target or its own name; else the last attached
     /// in the same session, else the last of all (IoT Hub: clients name receivers that do not exist, or none).
-    fn receiver(&mut self, reply_to: Option<&str>, channel: Channel) -> Option<&mut LocalSender> {
+    fn receiver(&mut self, answer: &Unclaimed) -> Option<&mut LocalSender> {
         let rank = |link: &DeskLink| match &link.end {
-            DeskEnd::Requests { .. } => None,
-            DeskEnd::Answers { address, .. } => {
-                let is_named =
-                    reply_to.is_some_and(|name| address.as_deref() == Some(name) || *link.name == *name);
-                Some((is_named, link.channel == channel))
+            DeskEnd::Answers { address, .. } if link.connector == answer.connector => {
+                let is_named = answer
+                    .reply_to
+                    .as_deref()
+                    .is_some_and(|name| address.as_deref() == Some(name) || *link.name == *name);
+                Some((is_named, link.channel == answer.channel))
             }
+            DeskEnd::Answers { .. } | DeskEnd::Requests { .. } => None,
         };
         let best = self.links.iter().filter_map(rank).max()?;
         let link = self.links.iter_mut().rfind(|link| rank(link) == Some(best))?;
         match &mut link.end {
             DeskEnd::Answers { sending, .. } => Some(sending),
             DeskEnd::Requests { .. } => None,
+        }
+    }
+
+    /// Keeps an answer for a receiver that is to come, as long as the link is there on which it was asked for: one that
+    /// has gone has given up, and who comes next must not take this for his own.
+    fn keep(&mut self, answer: Unclaimed) {
+        if !self.links.iter().any(|link| link.number == answer.link) {
+            return;
+        }
+        self.unclaimed.push_back(answer);
+        if self.unclaimed.len() > limits::CBS_UNCLAIMED {
+            self.unclaimed.pop_front();
+        }
+    }
+
+    /// Forgets links that are gone. What had not begun to go on one of them is for another receiver.
+    fn forget(&mut self, is_gone: impl Fn(&DeskLink) -> bool) {
+        let (gone, left) = std::mem::take(&mut self.links).into_iter().partition(is_gone);
+        self.links = left;
+        let links = &self.links;
+        self.unclaimed
+            .retain(|answer| links.iter().any(|link| link.number == answer.link));
+        for link in Vec::from(gone) {
+            if let DeskEnd::Answers { sending, .. } = link.end {
+                for (asked_on, payload) in sending.into_unsent() {
+                    self.keep(Unclaimed {
+                        link: asked_on,
+                        channel: link.channel,
+                        connector: link.connector,
+                        reply_to: None,
+                        payload,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Requests that are not answered.
+    fn outstanding(&self) -> u32 {
+        let outstanding = self.links.iter().map(|link| match link.end {
+            DeskEnd::Requests { outstanding, .. } => outstanding,
+            DeskEnd::Answers { .. } => 0,
+        });
+        outstanding.sum()
+    }
+
+    /// Answers that the device has not taken.
+    pub(in crate::router) fn untaken(&self) -> usize {
+        let untaken = self.links.iter().map(|link| match &link.end {
+            DeskEnd::Answers { sending, .. } => sending.len(),
+            DeskEnd::Requests { .. } => 0,
+        });
+        untaken.sum::<usize>() + self.unclaimed.len()
+    }
+
+    pub(super) fn leads_to(&self, id: ConnectorId) -> bool {
+        self.links.iter().any(|link| link.connector == id)
+    }
+
+    /// What led to one connector leads to its successor.
+    pub(super) fn follow(&mut self, from: ConnectorId, to: ConnectorId) {
+        let links = self.links.iter_mut().map(|link| &mut link.connector);
+        let answers = self.unclaimed.iter_mut().map(|answer| &mut answer.connector);
+        for connector in links.chain(answers).filter(|connector| **connector == from) {
+            *connector = to;
         }
     }
 }
@@ -148,7 +222,9 @@ impl Router {
                 in_doubt: is_second(attach).then(VecDeque::new),
             },
         };
+        desk.attached += 1;
         desk.links.push(DeskLink {
+            number: desk.attached,
             channel,
             handle,
             name: attach.name.into(),
@@ -168,19 +244,22 @@ impl Router {
     pub(super) fn answer_device(&mut self, asked: Asked, answer: Answer, now: Instant) {
         let _ = now;
         self.settle_asked(&asked, ACCEPTED_TAIL);
+        self.finish_asked(&asked);
         let Some(desk) = self.entry_mut(asked.device).and_then(|entry| entry.cbs.as_mut()) else {
             return;
         };
-        desk.unclaimed.push_back(Unclaimed {
+        let answer = Unclaimed {
+            link: asked.link,
             channel: asked.channel,
+            connector: asked.connector,
             reply_to: asked.reply_to,
             payload: Secret::new(answer.encode_for(asked.id)),
-        });
-        if desk.unclaimed.len() > limits::CBS_UNCLAIMED {
-            desk.unclaimed.pop_front();
+        };
+        match desk.receiver(&answer) {
+            Some(sending) => sending.push(answer.link, answer.payload),
+            None => desk.keep(answer),
         }
-        self.deliver_unclaimed(asked.device);
-        self.take_more(asked.device, asked.channel, asked.handle);
+        self.pump_desk(asked.device);
     }
 
     /// Settles a device's request, if that is still to be done, with the outcome in `tail`.
@@ -188,7 +267,9 @@ impl Router {
         let Some(entry) = self.entry_mut(asked.device).filter(|_| !asked.is_settled) else {
             return;
         };
-        if entry.connection.session(asked.channel).is_none() {
+        // On the channel of a session that is gone, the same id may be another delivery's.
+        let desk = entry.cbs.as_ref();
+        if !desk.is_some_and(|desk| desk.links.iter().any(|link| link.number == asked.link)) {
             return;
         }
         let (channel, delivery) = (asked.channel, asked.delivery);
@@ -198,24 +279,35 @@ impl Router {
         self.wake(asked.device);
     }
 
-    /// A request less is under way on a device's link.
-    fn take_more(&mut self, key: ConnectionKey, channel: Channel, handle: Handle) {
+    /// A request less is under way.
+    pub(super) fn finish_asked(&mut self, asked: &Asked) {
+        let desk = self.entry_mut(asked.device).and_then(|entry| entry.cbs.as_mut());
+        let link = desk.and_then(|desk| desk.links.iter_mut().find(|link| link.number == asked.link));
+        if let Some(DeskLink {
+            end: DeskEnd::Requests { outstanding, .. },
+            ..
+        }) = link
+        {
+            *outstanding = outstanding.saturating_sub(1);
+        }
+    }
+
+    /// Gives a device credit for more requests. One that does not take its answers gets none.
+    pub(super) fn grant_requests(&mut self, key: ConnectionKey) {
         let Some(Entry { connection, cbs, .. }) = self.entry_mut(key) else {
             return;
         };
-        if let Some(link) = cbs.as_mut().and_then(|desk| desk.link_mut(channel, handle))
-            && let DeskEnd::Requests {
+        let Some(desk) = cbs else { return };
+        let untaken = u32::try_from(desk.untaken()).unwrap_or(u32::MAX);
+        for link in &mut desk.links {
+            if let DeskEnd::Requests {
                 receiving,
                 outstanding,
             } = &mut link.end
-        {
-            *outstanding = outstanding.saturating_sub(1);
-            receiving.top_up(
-                limits::CBS_CREDIT.saturating_sub(*outstanding),
-                connection,
-                channel,
-                handle,
-            );
+            {
+                let most = limits::CBS_CREDIT.saturating_sub(outstanding.saturating_add(untaken));
+                receiving.top_up(most, connection, link.channel, link.handle);
+            }
         }
         self.wake(key);
     }
@@ -223,8 +315,8 @@ impl Router {
     fn deliver_unclaimed(&mut self, key: ConnectionKey) {
         if let Some(desk) = self.entry_mut(key).and_then(|entry| entry.cbs.as_mut()) {
             for answer in std::mem::take(&mut desk.unclaimed) {
-                match desk.receiver(answer.reply_to.as_deref(), answer.channel) {
-                    Some(sending) => sending.push(0, answer.payload.expose().clone()),
+                match desk.receiver(&answer) {
+                    Some(sending) => sending.push(answer.link, answer.payload),
                     None => desk.unclaimed.push_back(answer),
                 }
             }
@@ -253,7 +345,7 @@ impl Router {
                 });
             }
         }
-        self.wake(key);
+        self.grant_requests(key);
     }
 
     pub(super) fn on_desk_flow(
@@ -297,7 +389,7 @@ impl Router {
         let Some(link) = entry.cbs.as_mut().and_then(|desk| desk.link_mut(channel, handle)) else {
             return;
         };
-        let connector = link.connector;
+        let (connector, number) = (link.connector, link.number);
         let DeskEnd::Requests {
             receiving,
             outstanding,
@@ -306,6 +398,7 @@ impl Router {
             return;
         };
         match receiving.take(transfer, limits::CBS_REQUEST_BYTES) {
+            Taken::Nothing if transfer.aborted => self.grant_requests(key),
             Taken::Nothing => {}
             Taken::Message {
                 id,
@@ -315,14 +408,15 @@ impl Router {
                 *outstanding += 1;
                 let asked = Asked {
                     device: key,
+                    link: number,
                     channel,
-                    handle,
+                    connector,
                     delivery: id,
                     is_settled,
                     id: None,
                     reply_to: None,
                 };
-                self.on_request(asked, connector, &payload, now);
+                self.on_request(asked, handle, &payload, now);
             }
             Taken::TooLarge { .. } => {
                 let what = format!("a request to $cbs may have {} bytes", limits::CBS_REQUEST_BYTES);
@@ -337,14 +431,8 @@ impl Router {
         }
     }
 
-    fn on_request(
-        &mut self,
-        mut asked: Asked,
-        connector: ConnectorId,
-        payload: &Secret<Vec<u8>>,
-        now: Instant,
-    ) {
-        let key = asked.device;
+    fn on_request(&mut self, mut asked: Asked, handle: Handle, payload: &Secret<Vec<u8>>, now: Instant) {
+        let (key, connector) = (asked.device, asked.connector);
         let gateway = self
             .entry(key)
             .map(|entry| entry.vhost.clone())
@@ -358,7 +446,7 @@ impl Router {
             Err(Malformed::Message(error)) => {
                 let what = format!("a request to $cbs is not a well-formed message: {error}");
                 let error = AmqpError::new(condition::DECODE_ERROR, what);
-                return self.detach_desk_link(key, asked.channel, asked.handle, &error);
+                return self.detach_desk_link(key, asked.channel, handle, &error);
             }
             Err(Malformed::Request { id, reply_to, what }) => {
                 asked.id = id;
@@ -376,7 +464,10 @@ impl Router {
         let Request { message, operation } = request;
         asked.id = message.properties.message_id.clone();
         asked.reply_to = message.properties.reply_to.as_deref().map(Into::into);
-        if self.relay.bytes + payload.expose().len() > limits::CBS_BYTES_TOTAL {
+        let desk = self.entry(key).and_then(|entry| entry.cbs.as_ref());
+        if self.relay.bytes + payload.expose().len() > limits::CBS_BYTES_TOTAL
+            || desk.is_some_and(|desk| desk.outstanding() > limits::CBS_CREDIT)
+        {
             let what = "the gateway waits for too many answers from the hub";
             return self.answer_device(asked, Answer::new(503, what), now);
         }
@@ -397,7 +488,7 @@ impl Router {
         channel: Channel,
         disposition: &Disposition<'_>,
     ) {
-        if disposition.role != Role::Receiver || disposition.settled {
+        if disposition.role != Role::Receiver {
             return;
         }
         let Some(Entry { connection, cbs, .. }) = self.entry_mut(key) else {
@@ -415,7 +506,7 @@ impl Router {
             };
             in_doubt.retain(|&id| {
                 let is_meant = id.since(disposition.first) <= span;
-                if is_meant {
+                if is_meant && !disposition.settled {
                     // The sender has the last word (AMQP 1.0 part 2, §2.6.12).
                     connection.settle(channel, Role::Sender, id, id, write_accepted);
                 }
@@ -437,23 +528,20 @@ impl Router {
             return false;
         };
         let Some(desk) = cbs else { return false };
-        let Some(position) = desk
-            .links
-            .iter()
-            .position(|link| link.channel == channel && link.handle == handle)
-        else {
+        if desk.link_mut(channel, handle).is_none() {
             return false;
-        };
-        desk.links.remove(position);
+        }
+        desk.forget(|link| link.channel == channel && link.handle == handle);
         connection.detach_link(channel, handle, detach.closed, None);
-        self.wake(key);
+        self.deliver_unclaimed(key);
         true
     }
 
     /// A device's session is over.
     pub(super) fn on_desk_session_ended(&mut self, key: ConnectionKey, channel: Channel) {
         if let Some(desk) = self.entry_mut(key).and_then(|entry| entry.cbs.as_mut()) {
-            desk.links.retain(|link| link.channel != channel);
+            desk.forget(|link| link.channel == channel);
+            self.deliver_unclaimed(key);
         }
     }
 
@@ -462,8 +550,15 @@ impl Router {
             return;
         };
         let Some(desk) = cbs else { return };
-        desk.links
-            .retain(|link| link.channel != channel || link.handle != handle);
+        if let Some(DeskLink {
+            end: DeskEnd::Answers { sending, .. },
+            ..
+        }) = desk.link_mut(channel, handle)
+            && sending.is_delivering()
+        {
+            connection.abort_delivery(channel, handle);
+        }
+        desk.forget(|link| link.channel == channel && link.handle == handle);
         connection.detach_link(channel, handle, true, Some(error));
         tracing::info!(
             target: "ROUTER_CORE",
@@ -515,7 +610,7 @@ const IN_DOUBT: usize = 256;
 const PROPERTIES: usize = 10;
 
 /// `settled`, and `accepted` as the state: a disposition from `settled` on.
-const ACCEPTED_TAIL: Tail<'static> = Tail {
+pub(super) const ACCEPTED_TAIL: Tail<'static> = Tail {
     count: 2,
     bytes: &[0x41, 0x00, 0x53, 0x24, 0x45],
 };

@@ -4,6 +4,7 @@
 //! (`LINKROUTERD_SEED=n` replays one, `LINKROUTERD_SCHEDULES=n` changes their number).
 
 mod back_pressure;
+mod cbs_clients;
 mod cbs_ends;
 mod cbs_hub;
 mod cbs_relay;

@@ -11,7 +11,7 @@ use fe2o3_amqp::types::performatives::{Begin, Detach, Disposition, Flow, Perform
 use support::article::{self, DEVICE};
 use support::device::{self, PutToken};
 use support::gateway::Gateway;
-use support::iot_hub::{IotHub, Observed};
+use support::iot_hub::{IotHub, Observed, Settings};
 use support::raw::{self, RawDevice};
 use support::wire::{self, AMQP_HEADER};
 use support::{Failure, bounded, ensure, ensure_eq, message};
@@ -22,6 +22,14 @@ fn events() -> String {
 
 fn device_bound() -> String {
     format!("/devices/{DEVICE}/messages/deviceBound")
+}
+
+/// A gateway whose devices use what another program has authorised, for it is not tokens that these tests are about.
+async fn unchecked(settings: Settings) -> Result<Gateway<IotHub>, Failure> {
+    Gateway::to_iot_hub_with(settings, |config| {
+        config.replace("role: on-demand\n", "role: on-demand\n    checkIdentity: no\n")
+    })
+    .await
 }
 
 /// Puts the tokens of the device and of the service on the router's connection to the hub, where they stay, and, with
@@ -102,7 +110,7 @@ async fn finish(gateway: Gateway<IotHub>, devices: Vec<RawDevice>) -> Result<(),
 
 #[tokio::test]
 async fn everything_in_one_packet_before_any_answer() -> Result<(), Failure> {
-    let gateway = Gateway::to_iot_hub(article::hub_settings()).await?;
+    let gateway = unchecked(article::hub_settings()).await?;
     prepare(&gateway, Some("blink")).await?;
     let mut device = RawDevice::connect(gateway.daemon()?.address()).await?;
     let mut packet = AMQP_HEADER.to_vec();
@@ -143,7 +151,7 @@ async fn everything_in_one_packet_before_any_answer() -> Result<(), Failure> {
 #[tokio::test]
 async fn delivery_and_transfer_ids_wrap() -> Result<(), Failure> {
     const FIRST: u32 = 0xffff_fffd;
-    let gateway = Gateway::to_iot_hub(article::hub_settings()).await?;
+    let gateway = unchecked(article::hub_settings()).await?;
     prepare(&gateway, None).await?;
     let mut device = raw_device(&gateway, FIRST).await?;
     device.send(Performative::Attach(raw::attach(
@@ -181,7 +189,7 @@ async fn delivery_and_transfer_ids_wrap() -> Result<(), Failure> {
 
 #[tokio::test]
 async fn device_killed_in_mid_transfer_is_aborted_and_detached_at_the_hub() -> Result<(), Failure> {
-    let gateway = Gateway::to_iot_hub(article::hub_settings()).await?;
+    let gateway = unchecked(article::hub_settings()).await?;
     prepare(&gateway, None).await?;
     let mut device = raw_device(&gateway, 0).await?;
     device.send(Performative::Attach(raw::attach(
@@ -233,7 +241,7 @@ async fn device_killed_in_mid_transfer_is_aborted_and_detached_at_the_hub() -> R
 
 #[tokio::test]
 async fn device_that_aborts_a_delivery_can_send_the_next() -> Result<(), Failure> {
-    let gateway = Gateway::to_iot_hub(article::hub_settings()).await?;
+    let gateway = unchecked(article::hub_settings()).await?;
     prepare(&gateway, None).await?;
     let mut device = raw_device(&gateway, 0).await?;
     device.send(Performative::Attach(raw::attach(
@@ -277,7 +285,7 @@ async fn device_that_aborts_a_delivery_can_send_the_next() -> Result<(), Failure
 
 #[tokio::test]
 async fn command_of_a_device_that_died_is_given_back_to_the_hub() -> Result<(), Failure> {
-    let gateway = Gateway::to_iot_hub(article::hub_settings()).await?;
+    let gateway = unchecked(article::hub_settings()).await?;
     prepare(&gateway, Some("blink")).await?;
     let mut device = raw_device(&gateway, 0).await?;
     device.send(Performative::Attach(raw::attach(
@@ -310,7 +318,7 @@ async fn command_of_a_device_that_died_is_given_back_to_the_hub() -> Result<(), 
 
 #[tokio::test]
 async fn drain_is_end_to_end() -> Result<(), Failure> {
-    let gateway = Gateway::to_iot_hub(article::hub_settings()).await?;
+    let gateway = unchecked(article::hub_settings()).await?;
     prepare(&gateway, None).await?;
     let mut device = raw_device(&gateway, 0).await?;
     device.send(Performative::Attach(raw::attach(
@@ -335,7 +343,7 @@ async fn drain_is_end_to_end() -> Result<(), Failure> {
 
 #[tokio::test]
 async fn unknown_protocol_header_is_answered_with_ours_and_closed() -> Result<(), Failure> {
-    let gateway = Gateway::to_iot_hub(article::hub_settings()).await?;
+    let gateway = unchecked(article::hub_settings()).await?;
     let mut device = RawDevice::connect(gateway.daemon()?.address()).await?;
     device.writer.raw(&b"GET / HT"[..]);
     let header = bounded("the header", device.reader.header()).await??;
@@ -352,7 +360,7 @@ async fn unknown_protocol_header_is_answered_with_ours_and_closed() -> Result<()
 
 #[tokio::test]
 async fn garbage_of_one_device_never_reaches_the_hub_or_another_device() -> Result<(), Failure> {
-    let gateway = Gateway::to_iot_hub(article::hub_settings()).await?;
+    let gateway = unchecked(article::hub_settings()).await?;
     prepare(&gateway, None).await?;
     let mut good = raw_device(&gateway, 0).await?;
     good.send(Performative::Attach(raw::attach(
@@ -386,7 +394,7 @@ async fn garbage_of_one_device_never_reaches_the_hub_or_another_device() -> Resu
 
 #[tokio::test]
 async fn silent_device_does_not_hold_up_the_stop() -> Result<(), Failure> {
-    let gateway = Gateway::to_iot_hub(article::hub_settings()).await?;
+    let gateway = unchecked(article::hub_settings()).await?;
     let silent = raw_device(&gateway, 0).await?;
     let begun = Instant::now();
     gateway.stop().await?;
@@ -467,7 +475,7 @@ async fn session_windows_of_a_few_frames_carry_large_messages_both_ways() -> Res
     const SIZE: usize = 40_000;
     let mut settings = article::hub_settings();
     settings.incoming_window = 3;
-    let gateway = Gateway::to_iot_hub(settings).await?;
+    let gateway = unchecked(settings).await?;
     prepare(&gateway, Some(&"blink".repeat(SIZE / 5))).await?;
     let address = gateway.daemon()?.address();
     let begin = Begin {

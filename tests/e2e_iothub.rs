@@ -13,7 +13,7 @@ use fe2o3_amqp::{Receiver, Sendable, Sender};
 use support::article::{self, DEVICE, Secrets};
 use support::device::{self, Begun, Opened, PutToken};
 use support::gateway::Gateway;
-use support::iot_hub::{IotHub, Node, Observed, Order};
+use support::iot_hub::{Identity, IotHub, Node, Observed, Order};
 use support::sas::{self, Key};
 use support::{Failure, bounded, daemon, ensure, ensure_eq, message};
 
@@ -292,7 +292,7 @@ async fn detach_by_the_hub_reaches_the_device_and_only_its_link() -> Result<(), 
         None,
     );
     gateway.hub.order(&Order::Detach {
-        node: Node::DeviceBound(DEVICE.to_owned()),
+        node: Node::DeviceBound(Identity::device(DEVICE)),
         error,
     });
     let text = format!(

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::admission::limited_answer;
-use super::cbs::is_cbs;
+use super::cbs::{Standing, is_cbs};
 use super::connection::{Kind, index};
 use super::pair::{Leg, LinkPair, SessionPair, SessionRef, Way};
 use super::route::Placing;
@@ -85,7 +85,8 @@ impl Router {
         if is_cbs(&decision.address) && self.relays_cbs(id) {
             return self.attach_cbs(key, channel, handle, attach, id);
         }
-        if let Err(error) = self.authorise(key, id, &decision.address, now) {
+        let standing = self.standing(key, id, &decision.address, now);
+        if let Standing::Refused(error) = standing {
             return self.refuse(key, channel, handle, attach, &error);
         }
         let Some(session_pair) = self.session_pair(
@@ -107,6 +108,7 @@ impl Router {
             upstream_name: None,
             waiting: None,
             readdressing: decision.readdressing,
+            own_node: None,
             survives_disconnect: decision.survives_disconnect,
             is_granted: false,
             is_answered: false,
@@ -125,7 +127,9 @@ impl Router {
         {
             link.owner = Some(pair);
         }
-        if !self.may_start(key, id, now) {
+        if standing == Standing::Awaited {
+            self.wait_for_tokens(pair, id, body, now);
+        } else if !self.may_start(key, id, now) {
             self.wait(pair, id, body, now);
         } else if self.put_again(key, id, now) {
             self.wait_for_tokens(pair, id, body, now);
@@ -205,6 +209,7 @@ impl Router {
         if let Some(session_pair) = self.session_pairs.get_mut(index(pair)) {
             session_pair.upstream = Some(upstream);
         }
+        self.evict_predecessors(number, device.connection, id, attach);
         let container_id = self
             .entry(device.connection)
             .map(|entry| entry.container_id.clone())

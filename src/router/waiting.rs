@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use super::cbs::Standing;
 use super::connection::index;
 use super::connector::{Connector, State};
 use super::pace::Admit;
@@ -30,7 +31,7 @@ impl Router {
     pub(super) fn may_start(&mut self, device: ConnectionKey, id: ConnectorId, now: Instant) -> bool {
         let is_usable = self.usable_connection(id).is_some();
         self.connectors.get_mut(&id).is_some_and(|connector| {
-            let is_next = connector.waiting.is_empty() || connector.users.contains(&device);
+            let is_next = connector.waiting.is_empty() || connector.started.contains(&device);
             is_usable && is_next && connector.admit_device(device, now) == Admit::Now
         })
     }
@@ -215,14 +216,15 @@ impl Router {
             return;
         };
         if let Some(service) = self.served_as(device, &attach, id) {
-            if let Err(error) = self.authorise(device, id, &service.address, now) {
+            let standing = self.standing(device, id, &service.address, now);
+            if let Standing::Refused(error) = standing {
                 return self.refuse_waiting(number, Some(&error));
             }
             // The route that it has waited by may not be the one that leads to this container.
             if let Some(link) = self.link_pairs.get_mut(index(number)) {
                 link.readdressing = service.readdressing;
             }
-            if self.put_again(device, id, now) {
+            if standing == Standing::Awaited || self.put_again(device, id, now) {
                 self.queue_behind_tokens(number, id);
             } else {
                 self.start_link(number, &attach);

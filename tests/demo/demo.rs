@@ -1,4 +1,5 @@
-//! The article's device, the real router and an IoT Hub stand-in on one machine, told step by step.
+//! The article's device, then ten devices at once, the real router and an IoT Hub stand-in on one machine, told step by
+//! step.
 //!
 //! `cargo run --release --example demo` needs no network and no account. It ends with 0 only if every step was seen to
 //! be right at both ends: what the device sent is what the hub has, and the other way round.
@@ -12,11 +13,14 @@ use support::article::{self, Secrets, Story};
 use support::certificates::{Authority, Validity};
 use support::daemon::{self, ARTICLE_ROUTES, Daemon};
 use support::device::Reach;
+use support::fleet;
 use support::iot_hub::IotHub;
 use support::{Failure, ensure};
 
 /// Where the frames are in the router's log.
 const FRAME: &str = "PROTOCOL (trace)";
+/// What it warns of.
+const WARNING: &str = "(warning)";
 
 /// Prints the steps, numbered.
 #[derive(Default)]
@@ -46,7 +50,8 @@ async fn tell() -> Result<(), Failure> {
 
     let authority = Authority::new("Demo Root", Validity::Current)?;
     let identity = authority.issue(&["*.azure-devices.net", "localhost"], Validity::Current)?;
-    let hub = IotHub::start(article::hub_settings(), Some(authority.server_config(&identity)?)).await?;
+    let settings = fleet::register(article::hub_settings());
+    let hub = IotHub::start(settings, Some(authority.server_config(&identity)?)).await?;
     story.step(&format!(
         "An IoT Hub stand-in listens with TLS on {}, its certificate fresh from a CA of our own.",
         hub.address()
@@ -64,21 +69,37 @@ async fn tell() -> Result<(), Failure> {
     let service = reach.open("service").await?;
     story.step("The device opened a connection to the router: the bare AMQP header, no TLS, no SASL.");
 
-    let Secrets(secrets) = article::run(device, service, &hub, &mut story).await?;
+    let Secrets(mut secrets) = article::run(device, service, &hub, &mut story).await?;
+    let of_the_article = router
+        .log()
+        .select(|line| line.contains(FRAME).then(|| line.clone()));
+    let Secrets(more) = fleet::run(&reach, &hub, &mut story).await?;
+    secrets.extend(more);
     let log = router.stop().await?;
     story.step("The router obeyed SIGTERM: it closed everything properly and ended with 0.");
     daemon::ensure_none_of(&secrets, &log)?;
-    story.step("Neither token, key, telemetry nor command is anywhere in the router's trace, which follows.");
+    story.step("Neither token, key, telemetry nor command is anywhere in the router's log.");
 
-    let frames: Vec<&String> = log.iter().filter(|line| line.contains(FRAME)).collect();
-    ensure(!frames.is_empty(), || "the router's log has no frames".to_owned())?;
+    let victim = fleet::victim();
+    let told = |line: &&String| line.contains(WARNING) && line.contains(&victim);
+    let warnings: Vec<&String> = log.iter().filter(told).collect();
+    ensure(!warnings.is_empty(), || {
+        format!("the router's log says nothing of who was refused {victim}")
+    })?;
+    println!("\nWhat the router's log tells the operator of the attempt:\n");
+    for warning in warnings {
+        println!("{warning}");
+    }
+    ensure(!of_the_article.is_empty(), || {
+        "the router's log has no frames".to_owned()
+    })?;
     println!(
-        "\nThe frames, as the router saw them. C1 is the device and C2 the service, both in clear text; C3 is the hub, by"
+        "\nThe frames of the first device, as the router saw them. C1 is the device and C2 the service, both in clear text;"
     );
     println!(
-        "TLS. What came in is marked <-, what went out ->; payloads and secrets are shown as lengths.\n"
+        "C3 is the hub, by TLS. What came in is marked <-, what went out ->; payloads and secrets are shown as lengths.\n"
     );
-    for frame in frames {
+    for frame in of_the_article {
         println!("{frame}");
     }
     println!("\nEverything was verified at both ends.");

@@ -428,19 +428,23 @@ async fn command(reach: &Reach, hub: &IotHub, token: &str, working: &mut [Workin
 /// One device attaches what belongs to another, both ways; gives what it was told.
 async fn impersonate(working: &mut Working, hub: &IotHub) -> Result<String, Failure> {
     let victim = victim();
-    let session = &mut working.board.session;
-    let sending = Sender::attach(session, "send-link-2", events_of(&victim));
+    let mut session = device::begin(&mut working.board.connection).await?;
+    let sending = Sender::attach(&mut session, "send-link-2", events_of(&victim));
     let refused = match bounded("the refusal of a sender", sending).await? {
         Err(SenderAttachError::RemoteClosedWithError(error)) => error,
         other => return Err(Failure::new(format!("a foreign sender: {other:?}"))),
     };
     let text = ensure_unauthorized("a foreign sender", &refused)?;
-    let receiving = Receiver::attach(session, "receive-link-2", commands_of(&victim));
+    device::end(session).await?;
+    let mut session = device::begin(&mut working.board.connection).await?;
+    let receiving = Receiver::attach(&mut session, "receive-link-2", commands_of(&victim));
     let refused = match bounded("the refusal of a receiver", receiving).await? {
         Err(ReceiverAttachError::RemoteClosedWithError(error)) => error,
         other => return Err(Failure::new(format!("a foreign receiver: {other:?}"))),
     };
     ensure_unauthorized("a foreign receiver", &refused)?;
+    // This stack detaches a refused receiver twice, which costs it the session.
+    drop(session);
     let attached = hub.journal().select(|observed| match observed {
         Observed::Attached { attach, .. } => {
             address_of(attach).filter(|address| address.contains(&format!("/{victim}/")))

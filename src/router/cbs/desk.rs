@@ -241,8 +241,7 @@ impl Router {
     }
 
     /// An answer for a device that asked. One that has gone does not hear it.
-    pub(super) fn answer_device(&mut self, asked: Asked, answer: Answer, now: Instant) {
-        let _ = now;
+    pub(super) fn answer_device(&mut self, asked: Asked, answer: Answer) {
         self.settle_asked(&asked, ACCEPTED_TAIL);
         self.finish_asked(&asked);
         let Some(desk) = self.entry_mut(asked.device).and_then(|entry| entry.cbs.as_mut()) else {
@@ -458,7 +457,7 @@ impl Router {
                         "[C{number}] A request to $cbs was answered with status 400, and not sent on: {what}{more}"
                     );
                 }
-                return self.answer_device(asked, Answer::new(400, &what), now);
+                return self.answer_device(asked, Answer::new(400, &what));
             }
         };
         let Request { message, operation } = request;
@@ -469,7 +468,7 @@ impl Router {
             || desk.is_some_and(|desk| desk.outstanding() > limits::CBS_CREDIT)
         {
             let what = "the gateway waits for too many answers from the hub";
-            return self.answer_device(asked, Answer::new(503, what), now);
+            return self.answer_device(asked, Answer::new(503, what));
         }
         let audience = match &operation {
             Operation::Put(claim) => &claim.audience,

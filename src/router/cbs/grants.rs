@@ -47,6 +47,16 @@ impl Router {
     }
 }
 
+/// What the tokens of a device say to an attach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::router) enum Standing {
+    /// It may be.
+    Good,
+    /// It may be if the hub accepts a token that is on its way.
+    Awaited,
+    Refused(AmqpError),
+}
+
 /// Whether an address, as the hub gets it, is that of its `$cbs` node.
 pub(in crate::router) fn is_cbs(address: &str) -> bool {
     pattern::normalize(address) == CBS
@@ -154,15 +164,15 @@ impl Router {
     // ---- who may attach what -------------------------------------------------------------------------------------
 
     /// Whether a device may attach at this address, as the hub gets it.
-    pub(in crate::router) fn authorise(
+    pub(in crate::router) fn standing(
         &mut self,
         device: ConnectionKey,
         id: ConnectorId,
         address: &str,
         now: Instant,
-    ) -> Result<(), AmqpError> {
+    ) -> Standing {
         if !self.is_guarded(id) {
-            return Ok(());
+            return Standing::Good;
         }
         let pool = self.pool_name(id);
         let desk = self.entry(device).and_then(|entry| entry.cbs.as_deref());
@@ -174,7 +184,10 @@ impl Router {
         let mut covering =
             grants.filter(|grant| address == COORDINATOR || grant.claim.resource.covers(address));
         if covering.next().is_some() {
-            return Ok(());
+            return Standing::Good;
+        }
+        if self.is_asking_for(device, pool, address) {
+            return Standing::Awaited;
         }
         let shown = excerpt(address);
         let own: Vec<String> = desk
@@ -193,7 +206,22 @@ impl Router {
             format!("This connection may not use '{shown}': {why}"),
         );
         self.report_suspect(device, &error.description);
-        Err(error)
+        Standing::Refused(error)
+    }
+
+    /// Whether the device has asked for what would authorise it, and has no answer.
+    fn is_asking_for(&self, device: ConnectionKey, pool: &str, address: &str) -> bool {
+        self.relay
+            .pending
+            .values()
+            .any(|pending| match &pending.operation {
+                Operation::Put(claim) => {
+                    pending.from.device() == device
+                        && self.pool_name(pending.connector) == pool
+                        && claim.resource.covers(address)
+                }
+                Operation::Delete(_) => false,
+            })
     }
 
     /// Once for a device: those that try again and again must not fill the log.

@@ -35,7 +35,7 @@ use crate::amqp::serial::{Channel, DeliveryId, Handle};
 use crate::amqp::value::Value;
 use crate::endpoint::limits;
 pub(super) use desk::Desk;
-pub(super) use grants::is_cbs;
+pub(super) use grants::{Standing, is_cbs};
 pub(super) use hub::HubCbs;
 use request::{Answer, Claim, Operation};
 
@@ -207,7 +207,10 @@ impl Router {
             (Operation::Delete(_), false) => {}
         }
         match pending.from {
-            From::Link(asked) => self.answer_device(asked, answer, now),
+            From::Link(asked) => {
+                self.answer_device(asked, answer);
+                self.start_behind_tokens(pending.connector, device, now);
+            }
             From::Again(_) => self.start_behind_tokens(pending.connector, device, now),
             From::Login(_) => {
                 let verdict = match answer.status {
@@ -229,7 +232,10 @@ impl Router {
 
     fn tell_failure(&mut self, from: &From, id: ConnectorId, error: &AmqpError, now: Instant) {
         match *from {
-            From::Link(Asked { device, .. }) => self.close_desk(device, id, error),
+            From::Link(Asked { device, .. }) => {
+                self.close_desk(device, id, error);
+                self.give_up_again(device, id, error);
+            }
             From::Again(device) => self.give_up_again(device, id, error),
             From::Login(device) => self.authenticated(device, Verdict::Unknown, now),
         }
@@ -298,32 +304,28 @@ impl Router {
             if pending.deadline > now {
                 return;
             }
-            let seconds = limits::CBS_TIMEOUT.as_secs();
-            let connector = self.connectors.get(&pending.connector);
-            let name = connector.map_or("", |connector| connector.settings.name.as_str());
+            let Some(pending) = self.forget_request(number) else {
+                return;
+            };
+            let (seconds, name) = (limits::CBS_TIMEOUT.as_secs(), self.pool_name(pending.connector));
             let what = match pending.sent_on {
                 Some(_) => format!("The hub has not answered a request to $cbs within {seconds} s ({name})"),
                 None => format!("No connection to {name} within {seconds} s"),
             };
-            let was_sent = pending.sent_on.is_some();
+            let device = pending.from.device();
             if let Some(more) = self.relay.complaints.note(now) {
-                let device = self.entry(pending.from.device());
-                let number = device.map_or(0, |entry| entry.connection.number);
+                let number = self.entry(device).map_or(0, |entry| entry.connection.number);
                 tracing::warn!(target: "ROUTER_CORE", "[C{number}] {what}{more}");
             }
-            if was_sent
-                && let Some(From::Link(_)) = self.relay.pending.get(&number).map(|pending| &pending.from)
-            {
-                if let Some(Pending {
-                    from: From::Link(asked),
-                    ..
-                }) = self.forget_request(number)
-                {
-                    self.answer_device(asked, Answer::new(504, &what), now);
+            match pending.from {
+                From::Link(asked) if pending.sent_on.is_some() => {
+                    self.answer_device(asked, Answer::new(504, &what));
+                    self.start_behind_tokens(pending.connector, device, now);
                 }
-            } else {
-                let error = self.unreachable_error(&what);
-                self.fail_request(number, &error, now);
+                from @ (From::Link(_) | From::Again(_) | From::Login(_)) => {
+                    let error = self.unreachable_error(&what);
+                    self.tell_failure(&from, pending.connector, &error, now);
+                }
             }
         }
     }

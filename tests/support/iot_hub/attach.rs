@@ -1,14 +1,18 @@
 //! Links coming and going: who is let in, how an attach is answered, and how it is refused.
 
-use fe2o3_amqp::types::definitions::{AmqpError, Error, Handle, ReceiverSettleMode, Role};
+use fe2o3_amqp::types::definitions::{
+    AmqpError, Error, Handle, LinkError, ReceiverSettleMode, Role, SenderSettleMode,
+};
 use fe2o3_amqp::types::messaging::TargetArchetype;
 use fe2o3_amqp::types::performatives::{Attach, Detach, Performative};
+use fe2o3_amqp::types::primitives::{Symbol, Value};
 
 use super::connection::{Connection, Step};
+use super::link::{Admitted, Link, Pairing};
 use super::node::Node;
 use super::observed::Observed;
 use super::refusal::Refusal;
-use super::session::{Link, Session};
+use super::session::Session;
 use super::settings::CbsMode;
 
 impl Connection {
@@ -23,13 +27,13 @@ impl Connection {
             return self.fault(format!("an attach on handle {handle}, in use or out of range"));
         }
         match self.admit(channel, &attach) {
-            Ok((address, node)) => self.accept_link(channel, handle, attach, &address, node),
+            Ok(admitted) => self.accept_link(channel, handle, attach, admitted),
             Err(error) => self.refuse_link(channel, handle, attach, error),
         }
     }
 
-    /// Whether a link may be; its address and node if so.
-    fn admit(&self, channel: u16, attach: &Attach) -> Result<(String, Node), Error> {
+    /// Whether a link may be.
+    fn admit(&self, channel: u16, attach: &Attach) -> Result<Admitted, Error> {
         let address = match &attach.role {
             Role::Sender => match attach.target.as_deref() {
                 Some(TargetArchetype::Target(target)) => target.address.clone(),
@@ -69,20 +73,61 @@ impl Connection {
             }
         }
         if let Some(resource) = node.resource() {
-            if let Some(device) = resource.get(1)
-                && !self.shared.settings.devices.contains_key(*device)
+            if let Some(identity) = node.identity()
+                && !self.shared.settings.knows(identity)
             {
-                return Err(Refusal::no_such_device(device).to_error());
+                return Err(Refusal::no_such_device(identity).to_error());
             }
             if !self.grants.cover(&resource, self.shared.settings.token_grace) {
                 return Err(Refusal::unauthorized("Unauthorized access.").to_error());
             }
         }
-        Ok((address, node))
+        let pairing = match pairing_of(attach) {
+            _ if !node.is_paired() => None,
+            Some(pairing) => Some(pairing),
+            None => {
+                let why =
+                    "The link has no com.microsoft:channel-correlation-id or no com.microsoft:api-version.";
+                return Err(Refusal::invalid_operation(why).to_error());
+            }
+        };
+        Ok(Admitted {
+            address,
+            node,
+            pairing,
+        })
+    }
+
+    /// Of the links for twins and methods, an identity has one pair each: an older link in the same role goes, and so
+    /// does a partner that another correlation id or version holds to something else.
+    fn close_rivals(&mut self, node: &Node, peer_role: &Role, pairing: Option<&Pairing>) -> Step {
+        let Some(pairing) = pairing else {
+            return Ok(());
+        };
+        let is_rival = |link: &Link| {
+            link.node == *node && (link.peer_role == *peer_role || link.pairing.as_ref() != Some(pairing))
+        };
+        let text = "The link does not belong to the pair that was opened last.".to_owned();
+        self.detach_where(is_rival, &Error::new(LinkError::DetachForced, text, None))
+    }
+
+    /// The open link that this one is paired with, for what goes to the peer.
+    pub(super) fn partner(&self, channel: u16, handle: u32) -> Option<(u16, u32)> {
+        let of = self.sessions.get(&channel)?.link(handle)?;
+        self.sessions.iter().find_map(|(&channel, session)| {
+            session
+                .links()
+                .find(|(_, link)| {
+                    link.node == of.node && link.peer_role == Role::Receiver && !link.is_closing()
+                })
+                .map(|(handle, _)| (channel, handle))
+        })
     }
 
     /// Answers as the hub does: termini and properties echoed, its own limits and modes.
-    fn accept_link(&mut self, channel: u16, handle: u32, attach: Attach, address: &str, node: Node) -> Step {
+    fn accept_link(&mut self, channel: u16, handle: u32, attach: Attach, admitted: Admitted) -> Step {
+        let node = admitted.node.clone();
+        self.close_rivals(&node, &attach.role, admitted.pairing.as_ref())?;
         let settings = self.shared.settings.clone();
         let asked = attach
             .max_message_size
@@ -91,7 +136,18 @@ impl Connection {
         let peer_sends = attach.role == Role::Sender;
         let rcv_settle_mode = match node {
             Node::DeviceBound(_) => ReceiverSettleMode::Second,
-            Node::Cbs | Node::Events(_) | Node::ServiceCommands | Node::Feedback => ReceiverSettleMode::First,
+            Node::Cbs
+            | Node::Events(_)
+            | Node::Twin(_)
+            | Node::Methods(_)
+            | Node::ServiceCommands
+            | Node::Feedback => ReceiverSettleMode::First,
+        };
+        let snd_settle_mode = match node {
+            Node::Twin(_) | Node::Methods(_) => SenderSettleMode::Settled,
+            Node::Cbs | Node::Events(_) | Node::DeviceBound(_) | Node::ServiceCommands | Node::Feedback => {
+                attach.snd_settle_mode.clone()
+            }
         };
         let granted = if node == Node::Cbs {
             settings.cbs_credit
@@ -99,26 +155,13 @@ impl Connection {
             settings.event_credit
         };
         let link = if peer_sends {
-            Link::receiving(
-                &attach.name,
-                address,
-                node,
-                granted,
-                attach.initial_delivery_count.unwrap_or(0),
-            )
+            Link::receiving(&attach, admitted, granted)
         } else {
-            let target = match attach.target.as_deref() {
-                Some(TargetArchetype::Target(target)) => target.address.clone(),
-                None => None,
-            };
-            let names = [Some(attach.name.clone()), target]
-                .into_iter()
-                .flatten()
-                .collect();
-            Link::sending(&attach.name, address, node, names)
+            Link::sending(&attach, admitted)
         };
         let answer = Attach {
             role: if peer_sends { Role::Receiver } else { Role::Sender },
+            snd_settle_mode,
             rcv_settle_mode,
             unsettled: None,
             incomplete_unsettled: false,
@@ -178,6 +221,7 @@ impl Connection {
             return self.fault(format!("a detach of unattached handle {handle}"));
         };
         self.shared.commands().unlock_tokens(&locks);
+        self.shared.part(self.id, &link.node);
         let (connection, closed, error) = (self.id, detach.closed, detach.error);
         let answered = link.is_closing();
         self.note(Observed::Detached {
@@ -200,19 +244,20 @@ impl Connection {
         Ok(())
     }
 
-    /// Detaches every link to this node, on the hub's own account.
-    pub(super) fn detach_all(&mut self, node: &Node, error: &Error) -> Step {
+    /// Detaches every link that `matches`, on the hub's own account.
+    pub(super) fn detach_where(&mut self, matches: impl Fn(&Link) -> bool, error: &Error) -> Step {
         let mut detached = Vec::new();
         for (&channel, session) in &mut self.sessions {
             let handles: Vec<u32> = session
                 .links()
-                .filter(|(_, link)| link.node == *node && !link.is_closing())
+                .filter(|(_, link)| !link.is_closing() && matches(link))
                 .map(|(handle, _)| handle)
                 .collect();
             for handle in handles {
                 let locks = session.forget_unsettled(handle);
                 self.shared.commands().unlock_tokens(&locks);
                 if let Some(link) = session.link_mut(handle) {
+                    self.shared.part(self.id, &link.node);
                     link.close();
                 }
                 detached.push((channel, handle));
@@ -228,4 +273,16 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+fn pairing_of(attach: &Attach) -> Option<Pairing> {
+    let properties = attach.properties.as_ref()?;
+    let text = |name: &str| match properties.get(&Symbol::from(name))? {
+        Value::String(text) | Value::Symbol(Symbol(text)) => Some(text.clone()),
+        _ => None,
+    };
+    Some(Pairing {
+        correlation_id: text("com.microsoft:channel-correlation-id")?,
+        api_version: text("com.microsoft:api-version")?,
+    })
 }

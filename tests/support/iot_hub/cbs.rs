@@ -84,15 +84,24 @@ fn keys_of(claim: &Claim, settings: &Settings) -> Result<Vec<Key>, Status> {
             .ok_or_else(|| Status::unauthorized("No such shared access policy."));
     }
     let path = claim.path();
-    let ["devices", device, ..] = path.as_slice() else {
-        return Err(Status::unauthorized("A device token must name a device."));
-    };
     let hub = claim.host();
-    let device = settings.devices.get(*device).ok_or_else(|| Status {
-        code: 404,
-        description: format!("Device {device} at IotHub {hub} not registered."),
-    })?;
-    Ok(vec![device.primary.clone(), device.secondary.clone()])
+    let (device, module) = match path.as_slice() {
+        ["devices", device, "modules", module, ..] => (*device, Some(*module)),
+        ["devices", device, ..] => (*device, None),
+        _ => return Err(Status::unauthorized("A device token must name a device.")),
+    };
+    let unknown = || {
+        let name = path.iter().skip(1).copied().collect::<Vec<_>>().join("/");
+        Status {
+            code: 404,
+            description: format!("Device {name} at IotHub {hub} not registered."),
+        }
+    };
+    let device = settings.devices.get(device).ok_or_else(unknown)?;
+    match module {
+        Some(module) => Ok(vec![device.modules.get(module).ok_or_else(unknown)?.clone()]),
+        None => Ok(vec![device.primary.clone(), device.secondary.clone()]),
+    }
 }
 
 /// The hub's answer to a put-token.

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::super::message;
 use super::guid;
+use super::node::Identity;
 use super::observed::ConnectionId;
 use super::refusal::Refusal;
 use super::settings::Settings;
@@ -49,14 +50,14 @@ impl Commands {
     /// Puts a command at the end of its device's queue.
     pub(crate) fn enqueue(
         &mut self,
-        device: &str,
+        recipient: &Identity,
         message: Message<Body<Value>>,
         settings: &Settings,
     ) -> Result<(), Refusal> {
-        if !settings.devices.contains_key(device) {
-            return Err(Refusal::no_such_device(device));
+        if !settings.knows(recipient) {
+            return Err(Refusal::no_such_device(recipient));
         }
-        let queue = self.queues.entry(device.to_owned()).or_default();
+        let queue = self.queues.entry(recipient.to_string()).or_default();
         if queue.len() >= settings.max_pending_commands {
             return Err(Refusal::queue_full());
         }

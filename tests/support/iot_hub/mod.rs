@@ -19,13 +19,17 @@ mod attach;
 mod cbs;
 mod commands;
 mod connection;
+mod deliveries;
 mod guid;
 mod handshake;
+mod link;
+mod methods;
 mod node;
 mod observed;
 mod refusal;
 mod session;
 pub(crate) mod settings;
+mod twins;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -40,12 +44,15 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-use super::Failure;
 use super::journal::Journal;
 use super::wire::Stream;
+use super::{Failure, bounded};
 use commands::Commands;
+use methods::Methods;
+use twins::Twins;
 
-pub(crate) use node::Node;
+pub(crate) use methods::MethodAnswer;
+pub(crate) use node::{Identity, Node};
 pub(crate) use observed::{ConnectionId, Observed};
 pub(crate) use settings::Settings;
 
@@ -71,6 +78,8 @@ pub(crate) struct Shared {
     settings: Settings,
     journal: Journal<Observed>,
     commands: Mutex<Commands>,
+    twins: Mutex<Twins>,
+    methods: Mutex<Methods>,
     connections: Mutex<Connections>,
 }
 
@@ -83,6 +92,23 @@ struct Connections {
 impl Shared {
     fn commands(&self) -> MutexGuard<'_, Commands> {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn twins(&self) -> MutexGuard<'_, Twins> {
+        self.twins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn methods(&self) -> MutexGuard<'_, Methods> {
+        self.methods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A link of a connection to this node is gone.
+    fn part(&self, connection: ConnectionId, node: &Node) {
+        match node {
+            Node::Twin(identity) => self.twins().unsubscribe(connection, Some(identity)),
+            Node::Methods(identity) => self.methods().forget(connection, Some(identity)),
+            Node::Cbs | Node::Events(_) | Node::DeviceBound(_) | Node::ServiceCommands | Node::Feedback => {}
+        }
     }
 
     fn connections(&self) -> MutexGuard<'_, Connections> {
@@ -115,6 +141,8 @@ impl IotHub {
             settings,
             journal: Journal::default(),
             commands: Mutex::default(),
+            twins: Mutex::default(),
+            methods: Mutex::default(),
             connections: Mutex::default(),
         });
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -181,7 +209,7 @@ impl IotHub {
         let queued = self
             .shared
             .commands()
-            .enqueue(device, command, &self.shared.settings);
+            .enqueue(&Identity::device(device), command, &self.shared.settings);
         queued.map_err(|refusal| Failure::new(format!("{:?}", refusal.to_error())))?;
         self.shared.work_for_all();
         Ok(())
@@ -195,6 +223,36 @@ impl IotHub {
     /// Commands given up.
     pub(crate) fn dead_letters(&self) -> usize {
         self.shared.commands().dead_letters()
+    }
+
+    /// Calls a method of a device once it listens for calls, and waits for its answer.
+    pub(crate) async fn invoke(
+        &self,
+        identity: &Identity,
+        method: &str,
+        payload: &[u8],
+    ) -> Result<MethodAnswer, Failure> {
+        let answer = self.shared.methods().call(identity, method, payload);
+        self.shared.work_for_all();
+        let what = format!("the answer of {identity} to {method}");
+        bounded(&what, answer)
+            .await?
+            .map_err(|_| Failure::new(format!("{what}: the device went away")))
+    }
+
+    /// Patches the desired properties of a device's twin.
+    pub(crate) fn set_desired(
+        &self,
+        identity: &Identity,
+        patch: &serde_json::Map<String, serde_json::Value>,
+    ) {
+        self.shared.twins().set_desired(identity, patch);
+        self.shared.work_for_all();
+    }
+
+    /// The reported properties of a device's twin, `$version` among them.
+    pub(crate) fn reported(&self, identity: &Identity) -> serde_json::Value {
+        self.shared.twins().reported(identity)
     }
 
     /// Fails if a peer broke the protocol.

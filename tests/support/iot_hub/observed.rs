@@ -5,6 +5,10 @@ use fe2o3_amqp::types::definitions::Error;
 use fe2o3_amqp::types::messaging::{DeliveryState, MessageId};
 use fe2o3_amqp::types::performatives::{Attach, Begin, Open};
 
+use super::methods::MethodAnswer;
+use super::node::Identity;
+use super::twins::TwinRequest;
+
 /// Numbers connections in the order they were accepted, from 1.
 pub(crate) type ConnectionId = u32;
 
@@ -48,6 +52,20 @@ pub(crate) enum Observed {
         status: i32,
     },
     Telemetry(Delivery),
+    /// A request to the twin of a device, and whether it came settled.
+    Twin {
+        connection: ConnectionId,
+        identity: Identity,
+        request: TwinRequest,
+        settled: bool,
+    },
+    /// A device's answer to a method call; an error says why it is none.
+    MethodAnswer {
+        connection: ConnectionId,
+        identity: Identity,
+        answer: Result<MethodAnswer, String>,
+        settled: bool,
+    },
     /// A transfer came that is not the last of its delivery, which has this many bytes now.
     Partial {
         connection: ConnectionId,

@@ -4,6 +4,7 @@ use fe2o3_amqp::types::definitions::{AmqpError, Error, ErrorCondition, Fields, L
 use fe2o3_amqp::types::primitives::{Symbol, Value};
 
 use super::guid;
+use super::node::Identity;
 
 /// A reason to say no, with the hub's own error code.
 #[derive(Clone, Debug)]
@@ -22,7 +23,7 @@ impl Refusal {
         }
     }
 
-    pub(crate) fn no_such_device(device: &str) -> Self {
+    pub(crate) fn no_such_device(device: &Identity) -> Self {
         let message = format!("Device {device} not registered.");
         Self {
             condition: AmqpError::NotFound.into(),

@@ -3,34 +3,17 @@
 //! It is a strict peer. What the specification forbids (a gap in delivery-ids, a transfer beyond the window or the
 //! credit, an unknown handle) comes back as an `Err` that the connection turns into a fault and a close.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 
 use bytes::{Bytes, BytesMut};
-use fe2o3_amqp::types::definitions::{DeliveryTag, Handle, ReceiverSettleMode, Role};
+use fe2o3_amqp::types::definitions::{DeliveryTag, Handle, ReceiverSettleMode};
 use fe2o3_amqp::types::performatives::{Begin, Disposition, Flow, Performative, Transfer};
 
 use super::super::wire::{FrameWriter, room_behind};
 use super::commands::LockToken;
-use super::node::Node;
+use super::link::{End, Link, Outgoing, Partial, Purpose};
 use super::settings::Settings;
-
-/// Why a delivery is sent, which decides what its outcome means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
-    CbsReply,
-    Command(LockToken),
-    Feedback,
-}
-
-/// A delivery that is being sent.
-struct Outgoing {
-    tag: Vec<u8>,
-    payload: Bytes,
-    sent: usize,
-    delivery_id: Option<u32>,
-    purpose: Purpose,
-}
 
 /// A delivery whose outcome is awaited.
 pub(super) struct Awaiting {
@@ -38,16 +21,6 @@ pub(super) struct Awaiting {
     pub(super) tag: Vec<u8>,
     pub(super) purpose: Purpose,
     handle: u32,
-}
-
-/// A delivery of which the last transfer has not come.
-struct Partial {
-    delivery_id: u32,
-    tag: Vec<u8>,
-    message_format: Option<u32>,
-    settled: bool,
-    payload: BytesMut,
-    frames: usize,
 }
 
 /// A delivery that is complete.
@@ -73,103 +46,6 @@ pub(super) enum Progress {
     },
     /// The message is larger than the link allows.
     TooLarge,
-}
-
-/// A link, its peer being the device or service.
-pub(super) struct Link {
-    pub(super) name: String,
-    pub(super) address: String,
-    pub(super) node: Node,
-    pub(super) peer_role: Role,
-    /// The names that a CBS reply-to may use for this link.
-    pub(super) reply_names: Vec<String>,
-    end: End,
-}
-
-enum End {
-    Receiving {
-        credit: u32,
-        granted: u32,
-        delivery_count: u32,
-        partial: Option<Partial>,
-    },
-    Sending {
-        credit: u32,
-        delivery_count: u32,
-        outbox: VecDeque<Outgoing>,
-    },
-    /// We have sent a detach and await the peer's.
-    Closing,
-}
-
-impl Link {
-    /// The end that receives what the peer sends, granting this much credit.
-    pub(super) fn receiving(
-        name: &str,
-        address: &str,
-        node: Node,
-        granted: u32,
-        delivery_count: u32,
-    ) -> Self {
-        Self {
-            name: name.to_owned(),
-            address: address.to_owned(),
-            node,
-            peer_role: Role::Sender,
-            reply_names: Vec::new(),
-            end: End::Receiving {
-                credit: granted,
-                granted,
-                delivery_count,
-                partial: None,
-            },
-        }
-    }
-
-    /// The end that sends to the peer.
-    pub(super) fn sending(name: &str, address: &str, node: Node, reply_names: Vec<String>) -> Self {
-        Self {
-            name: name.to_owned(),
-            address: address.to_owned(),
-            node,
-            peer_role: Role::Receiver,
-            reply_names,
-            end: End::Sending {
-                credit: 0,
-                delivery_count: 0,
-                outbox: VecDeque::new(),
-            },
-        }
-    }
-
-    /// A link that was refused as soon as it was asked for.
-    pub(super) fn refused(name: &str, peer_role: Role) -> Self {
-        Self {
-            name: name.to_owned(),
-            address: String::new(),
-            node: Node::Cbs,
-            peer_role,
-            reply_names: Vec::new(),
-            end: End::Closing,
-        }
-    }
-
-    pub(super) fn is_closing(&self) -> bool {
-        matches!(self.end, End::Closing)
-    }
-
-    /// We have sent a detach of our own.
-    pub(super) fn close(&mut self) {
-        self.end = End::Closing;
-    }
-
-    /// How many more deliveries the peer has asked for than are queued here.
-    pub(super) fn appetite(&self) -> usize {
-        match &self.end {
-            End::Sending { credit, outbox, .. } => (*credit as usize).saturating_sub(outbox.len()),
-            End::Receiving { .. } | End::Closing => 0,
-        }
-    }
 }
 
 /// One session.
@@ -235,8 +111,17 @@ impl Session {
 
     /// The peer detached. Gives the link and the locks of what it had not settled.
     pub(super) fn detach(&mut self, handle: u32) -> Option<(Link, Vec<LockToken>)> {
-        let link = self.links.remove(&handle)?;
-        Some((link, self.forget_unsettled(handle)))
+        let locks = self.forget_unsettled(handle);
+        Some((self.links.remove(&handle)?, locks))
+    }
+
+    /// The session ends. Gives its links, each with the locks of what the peer had not settled.
+    pub(super) fn detach_all(&mut self) -> Vec<(Link, Vec<LockToken>)> {
+        let handles: Vec<u32> = self.links.keys().copied().collect();
+        handles
+            .into_iter()
+            .filter_map(|handle| self.detach(handle))
+            .collect()
     }
 
     /// Forgets what was sent on this handle and is not settled; gives the locks.
@@ -258,7 +143,7 @@ impl Session {
         {
             locks.extend(outbox.drain(..).filter_map(|outgoing| match outgoing.purpose {
                 Purpose::Command(lock) => Some(lock),
-                Purpose::CbsReply | Purpose::Feedback => None,
+                Purpose::CbsReply | Purpose::Feedback | Purpose::Paired => None,
             }));
         }
         locks
@@ -372,7 +257,7 @@ impl Session {
             .links
             .get_mut(&handle)
             .ok_or_else(|| format!("a transfer on unattached handle {handle}"))?;
-        let name = &link.name;
+        let (name, is_settled) = (&link.name, link.is_settled);
         let (credit, delivery_count, partial) = match &mut link.end {
             End::Receiving {
                 credit,
@@ -441,6 +326,11 @@ impl Session {
         }
         if current.payload.len() as u64 > max_message_size {
             return Ok(Progress::TooLarge);
+        }
+        if is_settled && !current.settled && !transfer.more {
+            return Err(format!(
+                "an unsettled delivery on {name}, where the peer said that all are settled"
+            ));
         }
         if transfer.more {
             let bytes = current.payload.len();
@@ -533,6 +423,7 @@ impl Session {
                     break;
                 }
                 let first = outgoing.delivery_id.is_none();
+                let is_settled = outgoing.purpose == Purpose::Paired;
                 let id = *outgoing.delivery_id.get_or_insert_with(|| {
                     let id = self.next_delivery_id;
                     self.next_delivery_id = id.wrapping_add(1);
@@ -541,20 +432,22 @@ impl Session {
                 if first {
                     *credit -= 1;
                     *delivery_count = delivery_count.wrapping_add(1);
-                    let awaiting = Awaiting {
-                        link: link.name.clone(),
-                        tag: outgoing.tag.clone(),
-                        purpose: outgoing.purpose,
-                        handle: *handle,
-                    };
-                    self.unsettled.insert(id, awaiting);
+                    if !is_settled {
+                        let awaiting = Awaiting {
+                            link: link.name.clone(),
+                            tag: outgoing.tag.clone(),
+                            purpose: outgoing.purpose,
+                            handle: *handle,
+                        };
+                        self.unsettled.insert(id, awaiting);
+                    }
                 }
                 let mut transfer = Transfer {
                     handle: Handle(*handle),
                     delivery_id: first.then_some(id),
                     delivery_tag: first.then(|| DeliveryTag::from(outgoing.tag.clone())),
                     message_format: first.then_some(0),
-                    settled: first.then_some(false),
+                    settled: first.then_some(is_settled),
                     more: true,
                     rcv_settle_mode: None::<ReceiverSettleMode>,
                     state: None,

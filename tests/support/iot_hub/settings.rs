@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::sas::Key;
+use super::node::Identity;
 
 /// What the hub does with a second `$cbs` link pair on one connection. The cloud hub's answer is not published, so
 /// the router must do with all of them.
@@ -25,6 +26,8 @@ pub(crate) enum CbsMode {
 pub(crate) struct Device {
     pub(crate) primary: Key,
     pub(crate) secondary: Key,
+    /// Its modules, by name, each with a primary key.
+    pub(crate) modules: BTreeMap<String, Key>,
 }
 
 /// Everything that can be set.
@@ -90,7 +93,23 @@ impl Settings {
     /// Registers a device with this primary key.
     pub(crate) fn with_device(mut self, id: &str, primary: Key) -> Self {
         let secondary = Key::from_text(&format!("secondary key of {id}"));
-        self.devices.insert(id.to_owned(), Device { primary, secondary });
+        let modules = BTreeMap::new();
+        self.devices.insert(
+            id.to_owned(),
+            Device {
+                primary,
+                secondary,
+                modules,
+            },
+        );
+        self
+    }
+
+    /// Registers a module of a device that is registered.
+    pub(crate) fn with_module(mut self, device: &str, module: &str, key: Key) -> Self {
+        if let Some(device) = self.devices.get_mut(device) {
+            device.modules.insert(module.to_owned(), key);
+        }
         self
     }
 
@@ -98,6 +117,14 @@ impl Settings {
     pub(crate) fn with_policy(mut self, name: &str, key: Key) -> Self {
         self.policies.insert(name.to_owned(), key);
         self
+    }
+
+    pub(super) fn knows(&self, Identity { device, module }: &Identity) -> bool {
+        self.devices.get(device).is_some_and(|device| {
+            module
+                .as_ref()
+                .is_none_or(|module| device.modules.contains_key(module))
+        })
     }
 
     pub(super) fn is_ours(&self, host: &str) -> bool {

@@ -8,6 +8,7 @@ mod cbs_clients;
 mod cbs_ends;
 mod cbs_hub;
 mod cbs_relay;
+mod cbs_simulation;
 mod conformance_attach;
 mod conformance_detach;
 mod conformance_disposition;

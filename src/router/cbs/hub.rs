@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::desk::ACCEPTED_TAIL;
+use super::device::ACCEPTED_TAIL;
 use super::request::Answer;
 use super::{CBS, From, Pending};
 use crate::amqp::codes::{descriptor, format};

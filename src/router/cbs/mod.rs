@@ -14,6 +14,7 @@
 //! one whose answer was lost with the connection is sent again on the next.
 
 mod desk;
+mod device;
 mod grants;
 mod hub;
 mod request;

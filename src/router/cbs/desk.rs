@@ -31,7 +31,7 @@ pub(super) struct DeskLink {
     pub(super) channel: Channel,
     pub(super) handle: Handle,
     pub(super) name: Box<str>,
-    /// Where it leads.
+    /// The configured connector that it leads to.
     pub(super) connector: ConnectorId,
     pub(super) end: DeskEnd,
 }
@@ -69,6 +69,11 @@ impl Desk {
         self.links
             .iter_mut()
             .find(|link| link.channel == channel && link.handle == handle)
+    }
+
+    /// Whether the device asks this connector.
+    pub(in crate::router) fn leads_to(&self, connector: ConnectorId) -> bool {
+        self.links.iter().any(|link| link.connector == connector)
     }
 
     /// The receiver of an answer: the one that the request named, by its target or its own name; else the last attached
@@ -142,10 +147,6 @@ impl Desk {
             DeskEnd::Requests { .. } => 0,
         });
         untaken.sum::<usize>() + self.unclaimed.len()
-    }
-
-    pub(super) fn leads_to(&self, id: ConnectorId) -> bool {
-        self.links.iter().any(|link| link.connector == id)
     }
 
     /// What led to one connector leads to its successor.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::desk::{DeskEnd, DeskLink, Unclaimed};
 use super::request::{Answer, Malformed, Operation, Request};
-use super::{Asked, From};
+use super::{Asked, From, OVERLOADED};
 use crate::amqp::condition::{self, AmqpError};
 use crate::amqp::delivery::write_accepted;
 use crate::amqp::fields::Tail;
@@ -317,15 +317,14 @@ impl Router {
         if self.relay.bytes + payload.expose().len() > limits::CBS_BYTES_TOTAL
             || desk.is_some_and(|desk| desk.outstanding() > limits::CBS_CREDIT)
         {
-            let what = "the gateway waits for too many answers from the hub";
-            return self.answer_device(asked, Answer::new(503, what));
+            return self.answer_device(asked, Answer::new(503, OVERLOADED));
         }
         let audience = match &operation {
             Operation::Put(claim) => &claim.audience,
             Operation::Delete(audience) => audience,
         };
         let Some(slot) = self.slot_for(key, connector, Some(audience)) else {
-            let error = self.pool_is_full(connector);
+            let error = self.full_error(connector);
             return self.close_desk(key, connector, &error);
         };
         self.ask(From::Link(asked), slot, operation, message, now);

@@ -108,6 +108,7 @@ impl Router {
             upstream_name: None,
             waiting: None,
             readdressing: decision.readdressing,
+            own_node: None,
             survives_disconnect: decision.survives_disconnect,
             is_granted: false,
             is_answered: false,
@@ -208,6 +209,7 @@ impl Router {
         if let Some(session_pair) = self.session_pairs.get_mut(index(pair)) {
             session_pair.upstream = Some(upstream);
         }
+        self.evict_predecessors(number, device.connection, id, attach);
         let container_id = self
             .entry(device.connection)
             .map(|entry| entry.container_id.clone())

@@ -8,7 +8,7 @@ use super::attach::excerpt;
 use super::cbs::HubCbs;
 use super::failover::HostList;
 use super::pace::{Admit, Pace};
-use super::settings::{ConnectorRole, ConnectorSettings};
+use super::settings::{CbsMode, ConnectorRole, ConnectorSettings};
 use crate::amqp::performative::Role;
 use crate::endpoint::limits;
 
@@ -73,7 +73,9 @@ pub(super) struct Connector {
     pub(super) names: HashSet<(Role, Box<str>)>,
     /// Devices that have used the connection since it was opened.
     pub(super) users: HashSet<ConnectionKey>,
-    /// How fast others may join them.
+    /// Those of them that have started there, with a link or a token.
+    pub(super) started: HashSet<ConnectionKey>,
+    /// How fast others may do so.
     pace: Option<Pace>,
     /// Tokens that the hub has accepted on the connection, by audience, and when each ends. Those of devices that have
     /// gone count until then.
@@ -119,6 +121,7 @@ impl Connector {
             behind_tokens: VecDeque::new(),
             names: HashSet::new(),
             users: HashSet::new(),
+            started: HashSet::new(),
             pace: paced.and_then(Pace::new),
             tokens: HashMap::new(),
             cbs: None,
@@ -187,14 +190,15 @@ impl Connector {
         self.is_persistent() || !self.waiting.is_empty() || self.asking > 0
     }
 
-    /// A device is about to start on the open connection, with its first link or token there: whether it may. If so it
-    /// is one of the users from here on, and whatever else it does is not held up.
+    /// A device is about to start on the open connection, with its first link or token there: whether it may. If so
+    /// whatever else it does there is not held up.
     pub(super) fn admit_device(&mut self, device: ConnectionKey, now: Instant) -> Admit {
-        if !self.users.contains(&device) {
+        if !self.started.contains(&device) {
             let admit = self.pace.as_mut().map_or(Admit::Now, |pace| pace.start(now));
             if admit != Admit::Now {
                 return admit;
             }
+            self.started.insert(device);
             self.users.insert(device);
         }
         self.unused_since = None;
@@ -248,6 +252,13 @@ impl Connector {
     pub(super) fn server_name(&self) -> &str {
         let own = &self.hosts.current().host;
         self.settings.server_name.as_ref().unwrap_or(own)
+    }
+
+    /// The only name of a host that the hub is to see in addresses; `None`: it sees what devices write. A broker that
+    /// came to us has none, and a tunnel carries addresses as qdrouterd does.
+    pub(super) fn only_name(&self) -> Option<&str> {
+        let rewrites = self.settings.sharing.cbs == CbsMode::Relay && !self.is_accepted();
+        rewrites.then(|| self.server_name())
     }
 
     /// How long TCP and TLS may take. A host that swallows everything must not keep the next one from its turn while
@@ -353,6 +364,7 @@ impl Connector {
     fn forget_connection(&mut self) {
         self.names.clear();
         self.users.clear();
+        self.started.clear();
         self.tokens = HashMap::new();
         self.cbs = None;
         self.unused_since = None;

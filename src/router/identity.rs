@@ -10,5 +10,5 @@ mod resource;
 mod token;
 
 pub(super) use diagnosis::diagnose;
-pub(super) use resource::{Resource, identity_of};
+pub(super) use resource::{Resource, identity_of, in_one_spelling};
 pub(super) use token::{SasToken, TokenFault};

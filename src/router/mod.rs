@@ -40,6 +40,7 @@ mod connector;
 mod control;
 mod delivery_map;
 mod driver;
+mod eviction;
 mod failover;
 mod flow_control;
 mod identity;
@@ -79,6 +80,7 @@ use clock::Clock;
 use connection::{Entry, Kind};
 use connector::{Connector, State};
 pub use driver::{Action, DialTarget, Login, TransportInfo, TransportState};
+use eviction::OwnNodes;
 use pair::{LinkPair, SessionPair};
 use policy::{Book, Policy};
 pub use reload::Reloaded;
@@ -124,6 +126,7 @@ pub struct Router {
     connections: Slab<Entry>,
     session_pairs: Slab<SessionPair>,
     link_pairs: Slab<LinkPair>,
+    own_nodes: OwnNodes,
     actions: VecDeque<Action>,
     timers: Timers,
     detaches: Detaches,
@@ -173,6 +176,7 @@ impl Router {
             connections: Slab::new(),
             session_pairs: Slab::new(),
             link_pairs: Slab::new(),
+            own_nodes: OwnNodes::default(),
             actions: VecDeque::new(),
             timers: Timers::default(),
             detaches: Detaches::default(),

@@ -71,9 +71,14 @@ impl Asked<'_> {
         }
     }
 
-    fn readdressing(&self, address: &str, route: &RouteSettings) -> Option<Box<Readdressing>> {
+    fn readdressing(
+        &self,
+        address: &str,
+        route: &RouteSettings,
+        connector: &Connector,
+    ) -> Option<Box<Readdressing>> {
         match self {
-            Asked::Address(written) => Readdressing::new(written, address, route),
+            Asked::Address(written) => Readdressing::new(written, address, route, connector.only_name()),
             Asked::Dynamic(_) | Asked::Coordinator => None,
         }
     }
@@ -90,9 +95,12 @@ impl Router {
         let (direction, terminus) = routed_terminus(attach)?;
         let asked = asked(direction, terminus.as_ref())?;
         let address = self.address_for(device, &asked)?;
-        let (connector, route) = self.choose(direction, &address, placing)?;
+        let (id, route) = self.choose(direction, &address, placing)?;
         let survives_disconnect = terminus.is_some_and(|terminus| terminus.survives_disconnect());
-        let readdressing = asked.readdressing(&address, route);
+        let route = self.routes.get(route);
+        let readdressing = route
+            .zip(self.connectors.get(&id))
+            .and_then(|(route, connector)| asked.readdressing(&address, route, connector));
         if survives_disconnect && !self.settings.allow_resumable_link_route {
             return Err(self.route_error(
                 condition::NOT_ALLOWED,
@@ -102,7 +110,7 @@ impl Router {
             ));
         }
         Ok(Decision {
-            connector,
+            connector: id,
             address: asked.towards_hub(readdressing.as_deref()),
             readdressing,
             survives_disconnect,
@@ -135,7 +143,7 @@ impl Router {
             .routes
             .find(direction, &address)
             .find(|(_, route)| connector.serves(&route.destination))?;
-        let readdressing = asked.readdressing(&address, route);
+        let readdressing = asked.readdressing(&address, route, connector);
         Some(Service {
             address: asked.towards_hub(readdressing.as_deref()),
             readdressing,
@@ -166,14 +174,14 @@ impl Router {
         (is_multi_tenant && !entry.vhost.is_empty()).then_some(&*entry.vhost)
     }
 
-    /// One of the connections that the best route leads to, with the route that led there: several routes may have one
+    /// One of the connections that the best route leads to, with the index of the route that led there: several routes may have one
     /// pattern, and several containers one id.
     fn choose(
         &mut self,
         direction: Direction,
         address: &str,
         placing: Placing,
-    ) -> Result<(ConnectorId, &RouteSettings), AmqpError> {
+    ) -> Result<(ConnectorId, usize), AmqpError> {
         let mut candidates: Vec<(Readiness, ConnectorId, usize)> = Vec::new();
         let mut first = None;
         for (index, route) in self.routes.find(direction, address) {
@@ -197,8 +205,8 @@ impl Router {
         candidates.retain(|&(readiness, ..)| Some(readiness) == best);
         let turn = self.routes.next_turn(first).checked_rem(candidates.len());
         let chosen = turn.and_then(|turn| candidates.get(turn));
-        match chosen.and_then(|&(_, id, index)| Some((id, self.routes.get(index)?))) {
-            Some(chosen) => Ok(chosen),
+        match chosen {
+            Some(&(_, id, index)) => Ok((id, index)),
             None => {
                 let missing = self.routes.get(first).map(|route| nobody_at(&route.destination));
                 Err(self.unreachable_error(&missing.unwrap_or_default()))

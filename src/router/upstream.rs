@@ -185,6 +185,7 @@ impl Router {
     pub(super) fn device_left(&mut self, key: ConnectionKey, now: Instant) {
         let mut unused = Vec::new();
         for (&id, connector) in &mut self.connectors {
+            connector.started.remove(&key);
             if connector.users.remove(&key) && connector.users.is_empty() {
                 connector.unused_since = Some(now);
                 unused.push(id);

@@ -31,7 +31,7 @@ impl Router {
     pub(super) fn may_start(&mut self, device: ConnectionKey, id: ConnectorId, now: Instant) -> bool {
         let is_usable = self.usable_connection(id).is_some();
         self.connectors.get_mut(&id).is_some_and(|connector| {
-            let is_next = connector.waiting.is_empty() || connector.users.contains(&device);
+            let is_next = connector.waiting.is_empty() || connector.started.contains(&device);
             is_usable && is_next && connector.admit_device(device, now) == Admit::Now
         })
     }

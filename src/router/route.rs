@@ -121,10 +121,11 @@ impl Router {
     pub(super) fn connector_of_cbs(&mut self, device: ConnectionKey) -> Option<ConnectorId> {
         let asked = Asked::Address(CBS);
         let address = self.address_for(device, &asked).ok()?;
-        let (connector, route) = self.choose(Direction::In, &address, Placing::InTurn).ok()?;
-        let readdressing = asked.readdressing(&address, route);
-        let ends_here = is_cbs(&asked.towards_hub(readdressing.as_deref())) && self.relays_cbs(connector);
-        ends_here.then_some(connector)
+        let (id, route) = self.choose(Direction::In, &address, Placing::InTurn).ok()?;
+        let (route, connector) = self.routes.get(route).zip(self.connectors.get(&id))?;
+        let readdressing = asked.readdressing(&address, route, connector);
+        let ends_here = is_cbs(&asked.towards_hub(readdressing.as_deref())) && self.relays_cbs(id);
+        ends_here.then_some(id)
     }
 
     /// How a connector's connection gets this attach, now that the container at its other end is known. `None`: not at

@@ -164,7 +164,12 @@ fn a_token_of_somebody_else_never_reaches_the_hub() {
         assert_eq!(world.hubs_made, 0, "{user}");
     }
     let mut world = cbs_world(plain_settings());
-    let device = logs_in(&mut world, "c1", "d1@sas.hub", "SharedAccessSignature sr=nonsense");
+    let device = logs_in(
+        &mut world,
+        "c1",
+        "d1@sas.hub",
+        "SharedAccessSignature sr=nonsense",
+    );
     expect_refused(&mut world, device, AUTH);
     assert_eq!(world.hubs_made, 0, "what is no token is not sent, either");
 }
@@ -201,7 +206,14 @@ fn modules_and_policies_log_in_as_what_they_are() {
 fn what_the_micro_client_says_behind_its_password_waits_for_the_hub() {
     let mut world = cbs_world(plain_settings());
     let device = world
-        .connect("c1", DEVICE_AUTO, Announces { max_frame_size: 1024, ..Announces::default() })
+        .connect(
+            "c1",
+            DEVICE_AUTO,
+            Announces {
+                max_frame_size: 1024,
+                ..Announces::default()
+            },
+        )
         .expect("room");
     let peer = world.peer(device);
     say_init(peer, "d1@sas.hub", &token("d1"));
@@ -230,7 +242,10 @@ fn a_dial_may_take_longer_than_the_time_for_the_handshake() {
     assert_eq!(outcome(&mut world, device), Some(OK));
     // It has no more of it than others.
     world.advance(seconds(16));
-    assert!(!world.is_alive(device), "a device that says no more is not waited for");
+    assert!(
+        !world.is_alive(device),
+        "a device that says no more is not waited for"
+    );
 }
 
 #[test]
@@ -288,13 +303,18 @@ fn a_token_is_put_again_when_the_hub_is_back() {
     let first = world.hub_id();
     world.lose(first);
     world.run();
-    world.peer(device).attach(0, 0, "events", true, "devices/d1/messages/events");
+    world
+        .peer(device)
+        .attach(0, 0, "events", true, "devices/d1/messages/events");
     world.run();
     world.advance(seconds(5));
     let mut hub = CbsHub::new(&world);
     let request = hub.request(&mut world);
     assert_eq!(request.token(), token("d1"));
-    assert!(world.hub().find("events@c1", false).is_none(), "not before its token");
+    assert!(
+        world.hub().find("events@c1", false).is_none(),
+        "not before its token"
+    );
     hub.answer(&mut world, &request, 200, "OK");
     assert!(world.hub().find("events@c1", false).is_some());
 }

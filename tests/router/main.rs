@@ -30,6 +30,7 @@ mod scenarios_detach;
 mod scenarios_eviction;
 mod scenarios_loss;
 mod scenarios_outage;
+mod scenarios_plain;
 mod scenarios_policy;
 mod scenarios_pool;
 mod scenarios_prefixes;

@@ -150,7 +150,9 @@ impl Router {
     pub(super) fn connector_of_cbs(&mut self, device: ConnectionKey) -> Option<ConnectorId> {
         let asked = Asked::Address(CBS);
         let address = self.address_for(device, &asked).ok()?;
-        let (id, route) = self.choose(Direction::In, &address, Placing::InTurn).ok()?;
+        let (id, _, route) = self
+            .choose(device, Direction::In, &address, Placing::InTurn)
+            .ok()?;
         let (route, connector) = self.routes.get(route).zip(self.connectors.get(&id))?;
         let readdressing = asked.readdressing(&address, route, connector);
         let ends_here = is_cbs(&asked.towards_hub(readdressing.as_deref())) && self.relays_cbs(id);

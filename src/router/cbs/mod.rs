@@ -123,7 +123,7 @@ impl Router {
         }
         let message = claim.put();
         let Some(slot) = self.slot_for(device, connector, Some(&claim.audience)) else {
-            let error = self.pool_is_full(connector);
+            let error = self.full_error(connector);
             return self.login_answered(device, Verdict::Unknown, &error.description, now);
         };
         self.ask(From::Login(device), slot, Operation::Put(claim), message, now);

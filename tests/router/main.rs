@@ -4,6 +4,8 @@
 //! (`LINKROUTERD_SEED=n` replays one, `LINKROUTERD_SCHEDULES=n` changes their number).
 
 mod back_pressure;
+mod cbs_hub;
+mod cbs_relay;
 mod conformance_attach;
 mod conformance_detach;
 mod conformance_disposition;

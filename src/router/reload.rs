@@ -128,7 +128,7 @@ impl Router {
 
     /// Hands over what waits for a connector, and the connection that is still to close.
     fn succeed(&mut self, predecessor: ConnectorId, id: ConnectorId) {
-        let Some(old) = self.connectors.remove(&predecessor) else {
+        let Some(mut old) = self.connectors.remove(&predecessor) else {
             return;
         };
         if let Some(key) = old.connection() {
@@ -139,7 +139,15 @@ impl Router {
                 pair.connector = id;
             }
         }
-        self.move_requests(predecessor, id);
+        if self.relays_cbs(id) {
+            self.move_requests(predecessor, id);
+            self.move_desks(predecessor, id);
+        } else {
+            let error = self.lost_error("The connector relays $cbs no more");
+            self.fail_requests(predecessor, &error, self.now);
+            self.close_desks(predecessor, &error);
+        }
+        old.forget_order_of_tokens();
         if let Some(new) = self.connectors.get_mut(&id) {
             new.waiting = old.waiting;
         }
@@ -163,6 +171,7 @@ impl Router {
             "Connector {} was removed from the configuration",
             connector.settings.name
         );
+        connector.forget_order_of_tokens();
         for number in connector.waiting.iter().copied().collect::<Vec<_>>() {
             if !self.move_waiting(number, To::Any, now) {
                 let error = self.unreachable_error(&what);
@@ -171,6 +180,7 @@ impl Router {
         }
         let error = self.unreachable_error(&what);
         self.fail_requests(id, &error, now);
+        self.close_desks(id, &error);
         self.connectors.remove(&id);
     }
 

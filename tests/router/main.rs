@@ -5,6 +5,7 @@
 
 mod back_pressure;
 mod cbs_hub;
+mod cbs_identities;
 mod cbs_relay;
 mod conformance_attach;
 mod conformance_detach;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::grants::Grant;
+use super::grants::{Grant, Refusal};
 use super::request::{Answer, Malformed, Operation, Request};
 use super::{Asked, From};
 use crate::amqp::condition::{self, AmqpError};
@@ -28,8 +28,8 @@ pub(in crate::router) struct Desk {
     unclaimed: VecDeque<Unclaimed>,
     /// What its tokens authorise, oldest first.
     pub(super) grants: Vec<Grant>,
-    /// Why the hub took the last one back, or would not have it again.
-    pub(super) refusal: Option<Box<str>>,
+    /// The last one that the hub would not have.
+    pub(super) refusal: Option<Refusal>,
     /// It has been logged that this device asks for what is not its own.
     pub(super) is_suspect: bool,
 }
@@ -381,7 +381,11 @@ impl Router {
         }
         let audience = match &operation {
             Operation::Put(claim) => &claim.audience,
-            Operation::Delete(audience) => audience,
+            Operation::Delete(audience) if self.has_put(key, connector, audience) => audience,
+            Operation::Delete(_) => {
+                let what = "this connection has put no token for that name";
+                return self.answer_device(asked, Answer::new(404, what));
+            }
         };
         let Some(slot) = self.slot_for(key, connector, Some(audience)) else {
             let error = self.pool_is_full(connector);
@@ -487,6 +491,34 @@ impl Router {
             .map(|link| (link.channel, link.handle))
             .collect();
         for (channel, handle) in links {
+            self.detach_desk_link(key, channel, handle, error);
+        }
+    }
+
+    /// `$cbs` links to one connector are another's: its successor in the configuration.
+    pub(in crate::router) fn move_desks(&mut self, from: ConnectorId, to: ConnectorId) {
+        let desks = self
+            .connections
+            .iter_mut()
+            .filter_map(|(_, entry)| entry.cbs.as_mut());
+        for link in desks.flat_map(|desk| &mut desk.links) {
+            if link.connector == from {
+                link.connector = to;
+            }
+        }
+    }
+
+    /// Detaches all `$cbs` links to a connector, of whichever device.
+    pub(in crate::router) fn close_desks(&mut self, id: ConnectorId, error: &AmqpError) {
+        let mut links = Vec::new();
+        for (slot, entry) in &self.connections {
+            for link in entry.cbs.iter().flat_map(|desk| &desk.links) {
+                if link.connector == id {
+                    links.push((entry.key(slot), link.channel, link.handle));
+                }
+            }
+        }
+        for (key, channel, handle) in links {
             self.detach_desk_link(key, channel, handle, error);
         }
     }

@@ -321,7 +321,11 @@ impl Router {
                 "The hub's $cbs did not accept a request: the outcome goes to whoever asked"
             );
             match pending.from {
-                From::Link(asked) => self.settle_asked(&asked, tail),
+                From::Link(asked) => {
+                    self.settle_asked(&asked, tail);
+                    let now = self.now;
+                    self.start_behind_tokens(pending.connector, asked.device, now);
+                }
                 From::Again(_) | From::Login(_) => {
                     let error = self.unreachable_error("The hub's $cbs did not accept the request");
                     let now = self.now;

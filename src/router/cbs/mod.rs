@@ -53,6 +53,8 @@ pub(super) struct Relay {
     /// The deadline that is in the timers.
     pub(super) scheduled: Option<Instant>,
     complaints: Denials,
+    /// What devices ask for that is not their own.
+    suspects: Denials,
 }
 
 /// A request that is not answered.
@@ -179,8 +181,9 @@ impl Router {
             }
             (Operation::Put(claim), false) => {
                 self.explain_refusal(device, pending.connector, claim, &answer, now);
+                self.note_refusal(device, claim, &answer);
                 if let From::Again(_) = pending.from {
-                    self.withdraw(device, claim, &answer);
+                    self.withdraw(device, claim);
                 }
             }
             (Operation::Delete(audience), true) => self.take_back(device, pending.connector, audience),

@@ -1,4 +1,4 @@
-//! `docs/conformance.md` names tests; each of them is there.
+//! `docs/conformance.md` and `docs/threat-model.md` name tests; each of them is there.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -33,14 +33,37 @@ fn functions(folder: &Path, names: &mut BTreeSet<String>) {
     }
 }
 
-#[test]
-fn every_test_that_the_table_names_exists() {
+/// Names of all functions of the project.
+fn all_functions() -> BTreeSet<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut names = BTreeSet::new();
     for folder in ["src", "tests"] {
         functions(&root.join(folder), &mut names);
     }
-    let table = fs::read_to_string(root.join("docs/conformance.md")).expect("the table");
+    names
+}
+
+fn document(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
+    fs::read_to_string(path).expect("a document")
+}
+
+#[test]
+fn every_test_that_the_threat_model_names_exists() {
+    let names = all_functions();
+    let text = document("threat-model.md");
+    let quoted = text.split('`').skip(1).step_by(2);
+    let tests: Vec<&str> = quoted.filter(|name| name.matches('_').count() > 2).collect();
+    assert!(tests.len() > 15, "only {} tests are named", tests.len());
+    for test in tests {
+        assert!(names.contains(test), "no such test: {test}");
+    }
+}
+
+#[test]
+fn every_test_that_the_table_names_exists() {
+    let names = all_functions();
+    let table = document("conformance.md");
     let rows = table
         .lines()
         .filter(|line| line.starts_with("| ") && !line.starts_with("| Rule"));

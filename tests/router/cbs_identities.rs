@@ -8,7 +8,7 @@ use linkrouterd::router::settings::{
 };
 
 use crate::cbs_hub::{
-    ASKS, CbsDevice, CbsHub, SAS, audience, cbs_settings, cbs_world, put_token, request, token,
+    ASKS, CbsDevice, CbsHub, HEARS, SAS, audience, cbs_settings, cbs_world, put_token, request, token,
 };
 use crate::wire::{self, string};
 use crate::world::{PeerId, World};
@@ -481,12 +481,12 @@ fn a_device_has_no_more_than_a_thousand_tokens() {
     let mut world = cbs_world(settings);
     let device = CbsDevice::new(&mut world, "many");
     let mut hub = CbsHub::new(&world);
-    for number in 0..1001 {
-        device.puts(&mut world, &mut hub, &format!("d{number}"));
-        if number % 50 == 0 {
-            world.peer(device.peer).grant(0, crate::cbs_hub::HEARS, 100);
-            world.run();
+    for first in (0..1001).step_by(13) {
+        world.peer(device.peer).grant(0, HEARS, 100);
+        for number in first..first + 13 {
+            device.ask(&mut world, &put_token(&format!("d{number}"), string("1")));
         }
+        assert_eq!(hub.accept_all(&mut world), 13);
     }
     let why = refused(attach(
         &mut world,

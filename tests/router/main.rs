@@ -4,6 +4,7 @@
 //! (`LINKROUTERD_SEED=n` replays one, `LINKROUTERD_SCHEDULES=n` changes their number).
 
 mod back_pressure;
+mod cbs_again;
 mod cbs_hub;
 mod cbs_identities;
 mod cbs_relay;
@@ -18,6 +19,7 @@ mod hostile;
 mod peer;
 mod regressions_transfer;
 mod said;
+mod said_in_log;
 mod scenarios_attach;
 mod scenarios_balance;
 mod scenarios_brokers;

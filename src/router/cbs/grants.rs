@@ -200,6 +200,15 @@ impl Router {
             .map_or("", |connector| connector.settings.name.as_str())
     }
 
+    /// What a device has authorised, if it is one thing: only then is it known which token an error is about.
+    pub(super) fn only_claim(&self, device: ConnectionKey, id: ConnectorId) -> Option<&Claim> {
+        let pool = self.pool_name(id);
+        let grants = &self.entry(device)?.cbs.as_deref()?.grants;
+        let mut own = grants.iter().filter(|grant| *grant.pool == *pool);
+        let grant = own.next()?;
+        own.next().is_none().then_some(&grant.claim)
+    }
+
     // ---- who may attach what -------------------------------------------------------------------------------------
 
     /// Whether a device may attach at this address, as the hub gets it.

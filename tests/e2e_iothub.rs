@@ -198,11 +198,17 @@ async fn refusal_by_the_hub_reaches_the_device_word_for_word() -> Result<(), Fai
     let edit = |config: &str| config.replace("role: on-demand\n", "role: on-demand\n    checkIdentity: no\n");
     let gateway = Gateway::to_iot_hub_with(article::hub_settings(), edit).await?;
     let mut connection = gateway.reach.open("netduino").await?;
-    // A token for everything that the hub has: what is refused now, the hub refuses.
-    put(&mut connection, &article::service_token()).await?;
-    for address in ["/devices/nobody/messages/events", "/devices/netduino/other"] {
+    for address in [
+        events(),
+        "/devices/nobody/messages/events".to_owned(),
+        "/devices/netduino/other".to_owned(),
+    ] {
         let mut session = device::begin(&mut connection).await?;
-        let refused = bounded(address, Sender::attach(&mut session, address, address)).await?;
+        let refused = bounded(
+            &address,
+            Sender::attach(&mut session, address.as_str(), address.as_str()),
+        )
+        .await?;
         let Err(SenderAttachError::RemoteClosedWithError(received)) = refused else {
             return Err(Failure::new(format!("{address}: {refused:?}")));
         };
@@ -210,7 +216,7 @@ async fn refusal_by_the_hub_reaches_the_device_word_for_word() -> Result<(), Fai
             Observed::Refused { error, .. } => Some(error.clone()),
             _ => None,
         });
-        ensure_eq(address, sent.last(), Some(&received))?;
+        ensure_eq(&address, sent.last(), Some(&received))?;
         device::end(session).await?;
     }
     device::close(connection).await?;

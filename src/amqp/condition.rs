@@ -24,6 +24,8 @@ pub const INVALID_FIELD: &str = "amqp:invalid-field";
 pub const DETACH_FORCED: &str = "amqp:link:detach-forced";
 /// `amqp:link:message-size-exceeded`
 pub const MESSAGE_SIZE_EXCEEDED: &str = "amqp:link:message-size-exceeded";
+/// `amqp:link:stolen`
+pub const LINK_STOLEN: &str = "amqp:link:stolen";
 /// More deliveries than there was credit for.
 pub const TRANSFER_LIMIT_EXCEEDED: &str = "amqp:link:transfer-limit-exceeded";
 /// `amqp:not-allowed`

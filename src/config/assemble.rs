@@ -55,8 +55,8 @@ pub(super) fn assemble(
     let router = build::router(&router, &container, findings);
     let mut listeners = Vec::new();
     for fields in of("listener") {
-        if let Some((listener, profile)) = build::listener::listener(fields, &router, &ssl_profiles, findings)
-        {
+        let built = build::listener::listener(fields, &router, &connectors, &ssl_profiles, findings);
+        if let Some((listener, profile)) = built {
             listeners.push(listener);
             ssl_profiles.extend(profile);
         }

@@ -40,6 +40,9 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
         credentials(connector, config, findings);
         sharing::check(connector, config, findings);
     }
+    for listener in &config.listeners {
+        sharing::check_logins(listener, config, findings);
+    }
     equal_routes(&config.link_routes, findings);
     unused_connections(config, findings);
 }

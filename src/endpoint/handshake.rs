@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::ConnectionError;
 use super::connection::{Announce, Connection, Phase, Side};
 use super::event::Event;
-use super::limits;
 use crate::amqp::header::{self, ProtocolHeader};
 use crate::amqp::sasl::{SaslCode, SaslFrame};
 
@@ -135,37 +134,13 @@ pub(super) struct Identity {
     /// Whom a verified certificate names.
     certificate_user: Option<Box<str>>,
     /// Whom the peer claims to be; what it claims in vain ends the connection.
-    user: Option<Box<str>>,
+    pub(super) user: Option<Box<str>>,
     /// What the peer said while its password was judged.
-    early: Vec<u8>,
+    pub(super) early: Vec<u8>,
 }
 
 /// Characters of an unknown mechanism's name that an error shows; none that is registered has more than 20 (RFC 4422).
 const SHOWN_OF_MECHANISM: usize = 20;
-
-/// What became of user and password.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// They are right.
-    Accepted,
-    /// The user is unknown or the password wrong; nobody is told which.
-    Refused,
-    /// They could not be checked now.
-    Unknown,
-}
-
-/// User and password of a PLAIN response (RFC 4616, section 2); `None` for one that is malformed, beyond
-/// [`limits::USER_BYTES`] or [`limits::PASSWORD_BYTES`], or that asks to act for somebody else.
-fn plain(response: &[u8]) -> Option<(&str, &[u8])> {
-    let mut parts = response.split(|byte| *byte == 0);
-    let (authorization, user, password) = (parts.next()?, parts.next()?, parts.next()?);
-    let fits = parts.next().is_none()
-        && (authorization.is_empty() || authorization == user)
-        && (1..=limits::USER_BYTES).contains(&user.len())
-        && (1..=limits::PASSWORD_BYTES).contains(&password.len());
-    let user = std::str::from_utf8(user).ok()?;
-    (fits && !user.contains(char::is_control)).then_some((user, password))
-}
 
 /// What a SASL frame is called in an error.
 pub(super) const fn name(frame: &SaslFrame<'_>) -> &'static str {
@@ -297,66 +272,20 @@ impl Connection {
                 let identity = self.identity.get_or_insert_default();
                 identity.user = identity.certificate_user.take();
             }
-            Mechanism::Plain => {
-                let Some((user, password)) = response.and_then(plain) else {
-                    let text = "Authentication failed [mech=PLAIN]: malformed user and password";
-                    return Err(self.refuse(text.to_owned()));
-                };
-                self.identity.get_or_insert_default().user = Some(user.into());
-                self.phase = Phase::Judging;
-                return Ok(Event::Login { user, password });
-            }
+            Mechanism::Plain => return self.on_plain(response),
         }
         self.admit();
         Ok(Event::Consumed)
     }
 
-    /// The answer to [`Event::Login`]; without effect if nothing waits for it any more. Gives back what the peer has
-    /// said meanwhile: new input, if there is any.
-    ///
-    /// # Errors
-    /// The verdict is not [`Verdict::Accepted`]; [`fail`](Self::fail) the connection.
-    pub fn authenticated(&mut self, verdict: Verdict) -> Result<Vec<u8>, ConnectionError> {
-        if self.phase != Phase::Judging {
-            return Ok(Vec::new());
-        }
-        let who = format!("Authentication failed [mech=PLAIN] for user {:?}", self.user());
-        match verdict {
-            Verdict::Accepted => {
-                self.admit();
-                let identity = self.identity.as_mut();
-                Ok(identity
-                    .map(|it| std::mem::take(&mut it.early))
-                    .unwrap_or_default())
-            }
-            Verdict::Refused => Err(self.refuse(format!("{who}: unknown user or wrong password"))),
-            Verdict::Unknown => {
-                self.emit(|out| SaslFrame::Outcome(SaslCode::SysTemp).write(out));
-                Err(ConnectionError::Sasl(format!(
-                    "{who}: too many log-ins wait to be checked"
-                )))
-            }
-        }
-    }
-
-    fn admit(&mut self) {
+    pub(super) fn admit(&mut self) {
         self.emit(|out| SaslFrame::Outcome(SaslCode::Ok).write(out));
         self.phase = Phase::HeaderAfterSasl;
     }
 
-    fn refuse(&mut self, text: String) -> ConnectionError {
+    pub(super) fn refuse(&mut self, text: String) -> ConnectionError {
         self.emit(|out| SaslFrame::Outcome(SaslCode::Auth).write(out));
         ConnectionError::Sasl(text)
-    }
-
-    /// Keeps what a peer says before it knows the outcome.
-    pub(super) fn keep_early(&mut self, input: &mut &[u8]) -> Result<(), ConnectionError> {
-        let early = &mut self.identity.get_or_insert_default().early;
-        if early.len() + input.len() > limits::EARLY_BYTES {
-            return Err(ConnectionError::Unexpected("so much before the sasl-outcome"));
-        }
-        early.extend_from_slice(std::mem::take(input));
-        Ok(())
     }
 
     pub(super) fn on_sasl<'f>(&mut self, frame: &SaslFrame<'f>) -> Result<Event<'f>, ConnectionError> {
@@ -370,6 +299,9 @@ impl Connection {
                     initial_response,
                 },
             ) => return self.on_init(demands, mechanism, *initial_response),
+            (Side::Listener { .. }, Phase::SaslResponse, SaslFrame::Response(response)) => {
+                return self.on_plain(Some(response));
+            }
             (Side::Connector { credentials }, Phase::Mechanisms, SaslFrame::Mechanisms(offered)) => {
                 let Some(choice) = credentials.choose(offered) else {
                     return Err(ConnectionError::Sasl(format!(
@@ -478,31 +410,6 @@ mod tests {
         credentials.mechanisms = vec!["PLAIN".into()];
         credentials.plain = None;
         assert_eq!(chosen(&credentials, &HUB), None);
-    }
-
-    #[test]
-    fn a_plain_response_is_user_and_password_and_nothing_else() {
-        assert_eq!(plain(b"\0dev1\0s3cret"), Some(("dev1", &b"s3cret"[..])));
-        assert_eq!(plain(b"dev1\0dev1\0p\xff"), Some(("dev1", &b"p\xff"[..])));
-        let long_user = [b"\0", vec![b'u'; limits::USER_BYTES + 1].as_slice(), b"\0p"].concat();
-        let long_password = [b"\0u\0", vec![b'p'; limits::PASSWORD_BYTES + 1].as_slice()].concat();
-        for wrong in [
-            &b""[..],
-            b"\0",
-            b"\0\0",
-            b"dev1",
-            b"\0dev1",
-            b"\0dev1\0",
-            b"\0\0s3cret",
-            b"root\0dev1\0s3cret",
-            b"\0dev1\0s3\0cret",
-            b"\0dev\n1\0s3cret",
-            b"\0dev\xff\0s3cret",
-            &long_user,
-            &long_password,
-        ] {
-            assert_eq!(plain(wrong), None, "{}", wrong.escape_ascii());
-        }
     }
 
     #[test]

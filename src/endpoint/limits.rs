@@ -15,10 +15,11 @@ pub const HANDLE_MAX: u32 = 4095;
 /// hub has not let go count as well; beyond it with those: the attach is refused with `amqp:resource-limit-exceeded`.
 pub const DEVICE_LINKS: usize = 8192;
 
-/// Bytes of a user's name. A longer one is refused.
-pub const USER_BYTES: usize = 256;
+/// Bytes of a user's name: IoT Hub's have the ids of a device and a module, of 128 characters each, some of them escaped,
+/// and all of it in a SASL frame of 512 bytes with the token (AMQP 1.0 part 5, §5.3.1). A longer one is refused.
+pub const USER_BYTES: usize = 384;
 
-/// Bytes of a password. A longer one is refused.
+/// Bytes of a password, which may be a SAS token. A longer one is refused.
 pub const PASSWORD_BYTES: usize = 1024;
 
 /// Bytes that a peer may say while its password is judged: a header and an open. Beyond it: the connection ends.

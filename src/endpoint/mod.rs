@@ -27,6 +27,7 @@ pub mod event;
 pub mod handshake;
 pub mod limits;
 pub mod link;
+pub mod login;
 pub mod outbox;
 mod sending;
 pub mod session;

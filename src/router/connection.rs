@@ -72,6 +72,8 @@ pub(super) struct Entry {
     pub(super) is_awake: bool,
     /// Opens were exchanged at some time.
     pub(super) was_open: bool,
+    /// It has lost links to another connection of the same device.
+    pub(super) is_evicted: bool,
     pub(super) gate: Gate,
     /// What a device has to do with `$cbs`.
     pub(super) cbs: Option<Box<Desk>>,
@@ -91,6 +93,7 @@ impl Entry {
             scheduled: None,
             is_awake: false,
             was_open: false,
+            is_evicted: false,
             gate: Gate::default(),
             cbs: None,
         }

@@ -346,6 +346,7 @@ impl Router {
         let Some(link) = self.link_pairs.try_remove(index(number)) else {
             return;
         };
+        self.own_nodes.forget(number, &link);
         self.freed_links = self.freed_links.wrapping_add(1);
         for way in [Way::Up, Way::Down] {
             self.drop_parked(link.session_pair, way, Some(number));
@@ -374,7 +375,7 @@ impl Router {
             return;
         };
         if let Some(connector) = self.connectors.get_mut(&pair.connector) {
-            connector.names.remove(&(role, name));
+            connector.names.release(role, &name);
         }
     }
 }

@@ -11,5 +11,5 @@ mod token;
 
 pub(super) use diagnosis::diagnose;
 pub(super) use percent::decoded;
-pub(super) use resource::{Resource, identity_of};
+pub(super) use resource::{Resource, identity_of, in_one_spelling};
 pub(super) use token::{SasToken, TokenFault};

@@ -89,7 +89,7 @@ impl Router {
         else {
             return;
         };
-        let mut devices: Vec<ConnectionKey> = connector.users.iter().copied().collect();
+        let mut devices: Vec<ConnectionKey> = connector.started.iter().copied().collect();
         devices.sort_unstable_by_key(|device| device.index());
         for device in devices {
             self.hub_lost_for(device, &what);
@@ -232,26 +232,7 @@ impl Router {
         };
         let upstream = pair.upstream;
         for link in pair.links.clone() {
-            let Some(pair) = self.link_pairs.get_mut(index(link)) else {
-                continue;
-            };
-            let closed = !pair.survives_disconnect;
-            let is_sending = pair.way() == Way::Up && pair.delivering.is_some();
-            let handle = pair.upstream;
-            if let (Some(session), Some(handle)) = (upstream, handle)
-                && let Some(entry) = self.entry_mut(session.connection)
-                && entry
-                    .connection
-                    .link_mut(session.channel, handle)
-                    .is_some_and(|link| link.local == End::Attached)
-            {
-                if is_sending && closed {
-                    entry.connection.abort_delivery(session.channel, handle);
-                }
-                entry
-                    .connection
-                    .detach_link(session.channel, handle, closed, error);
-            }
+            self.detach_from_hub(link, error);
             self.free_link_pair(link);
         }
         if let Some(session) = upstream {
@@ -262,6 +243,30 @@ impl Router {
         }
         self.drop_lanes(number);
         self.free_session_pair(number);
+    }
+
+    /// Detaches a link at the hub.
+    pub(super) fn detach_from_hub(&mut self, number: u32, error: Option<&AmqpError>) {
+        let (Some(pair), Some((connection, channel, handle))) = (
+            self.link_pairs.get(index(number)),
+            self.link_end(number, Leg::Upstream),
+        ) else {
+            return;
+        };
+        let closed = !pair.survives_disconnect;
+        let is_sending = pair.way() == Way::Up && pair.delivering.is_some();
+        if let Some(entry) = self.entry_mut(connection)
+            && entry
+                .connection
+                .link_mut(channel, handle)
+                .is_some_and(|link| link.local == End::Attached)
+        {
+            if is_sending && closed {
+                entry.connection.abort_delivery(channel, handle);
+            }
+            entry.connection.detach_link(channel, handle, closed, error);
+            self.wake(connection);
+        }
     }
 
     /// Detaches all links of a device, and tells it what became of its deliveries, because we go.
@@ -360,7 +365,7 @@ impl Router {
         self.free_session_pair(number);
     }
 
-    fn detach_from_device(
+    pub(super) fn detach_from_device(
         &mut self,
         connection: ConnectionKey,
         channel: crate::amqp::serial::Channel,

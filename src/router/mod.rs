@@ -40,15 +40,19 @@ mod connector;
 mod control;
 mod delivery_map;
 mod driver;
+mod eviction;
 mod failover;
 mod flow_control;
 mod identity;
+mod link_names;
 mod local;
+mod login;
 mod loss;
 mod pace;
 mod pair;
 mod pattern;
 mod policy;
+mod pool;
 mod prefix;
 mod reload;
 mod route;
@@ -56,6 +60,7 @@ pub mod settings;
 mod snapshot;
 mod table;
 mod timer;
+mod tokens;
 mod transfer;
 mod unanswered;
 mod upstream;
@@ -71,17 +76,18 @@ use slab::Slab;
 use crate::amqp::condition::{self, AmqpError};
 use crate::endpoint::connection::{Announce, Connection, Side};
 use crate::endpoint::event::{Event, Fault};
-pub use crate::endpoint::handshake::Verdict;
+pub use crate::endpoint::login::Verdict;
 use admission::{Denials, GroupAnnounce};
 use cbs::Relay;
 use clock::Clock;
 use connection::{Entry, Kind};
 use connector::{Connector, State};
 pub use driver::{Action, DialTarget, Login, TransportInfo, TransportState};
+use eviction::OwnNodes;
 use pair::{LinkPair, SessionPair};
 use policy::{Book, Policy};
 pub use reload::Reloaded;
-use settings::{ConnectorId, ListenerId, ListenerRole, RouterSettings, Secret};
+use settings::{ConnectorId, ListenerId, ListenerRole, RouterSettings};
 pub use snapshot::{ConnectorReport, ConnectorStatus, Snapshot};
 use table::LinkRouteTable;
 use timer::{Owner, Timers};
@@ -123,6 +129,7 @@ pub struct Router {
     connections: Slab<Entry>,
     session_pairs: Slab<SessionPair>,
     link_pairs: Slab<LinkPair>,
+    own_nodes: OwnNodes,
     actions: VecDeque<Action>,
     timers: Timers,
     detaches: Detaches,
@@ -172,6 +179,7 @@ impl Router {
             connections: Slab::new(),
             session_pairs: Slab::new(),
             link_pairs: Slab::new(),
+            own_nodes: OwnNodes::default(),
             actions: VecDeque::new(),
             timers: Timers::default(),
             detaches: Detaches::default(),
@@ -256,19 +264,6 @@ impl Router {
         let Some(entry) = self.entry_mut(key) else { return };
         entry.transport.tls = Some(version);
         entry.connection.secured(user.map(String::into_boxed_str));
-    }
-
-    /// The answer to [`Action::Authenticate`].
-    pub fn authenticated(&mut self, key: ConnectionKey, verdict: Verdict, now: Instant) {
-        self.now = now;
-        let Some(entry) = self.entry_mut(key) else { return };
-        match entry.connection.authenticated(verdict) {
-            Ok(early) if early.is_empty() => {}
-            Ok(early) => self.handle_input(key, &early, now),
-            Err(error) => self.fail_connection(key, &error),
-        }
-        self.wake(key);
-        self.arm(key);
     }
 
     /// The transport asked for by [`Action::Dial`] is ready. `None`: no longer wanted, drop it.
@@ -479,11 +474,13 @@ impl Router {
 
     /// Whom [`Action::Dial`] means. `None`: nobody any more.
     pub fn dial_target(&self, connector: ConnectorId) -> Option<DialTarget> {
+        let configured = self.configured(connector);
         let connector = self
             .connectors
             .get(&connector)
             .filter(|connector| connector.state == State::Dialing)?;
         Some(DialTarget {
+            configured,
             host: connector.hosts.current().clone(),
             server_name: connector.server_name().to_owned(),
             limit: connector.dial_limit(),
@@ -534,13 +531,7 @@ impl Router {
             } => {
                 self.on_detach(key, channel, handle, &detach, body);
             }
-            Event::Login { user, password } => {
-                let login = Login {
-                    user: user.to_owned(),
-                    password: Secret::new(password.to_vec()),
-                };
-                self.actions.push_back(Action::Authenticate(key, Box::new(login)));
-            }
+            Event::Login { user, password } => self.on_login(key, user, password, now),
             Event::Opened(open) => self.on_opened(key, &open, now),
             Event::Begun { channel } => self.on_begun(key, channel),
             Event::Ended {

@@ -1,10 +1,12 @@
 //! What joins two sessions and two links: the state of the tunnel.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::ConnectionKey;
 use super::admission::MessageSize;
 use super::delivery_map::DeliveryMap;
+use super::eviction::OwnNode;
 use super::prefix::Readdressing;
 use super::settings::ConnectorId;
 use super::unanswered::{Closing, Leftover, Remnant};
@@ -180,6 +182,8 @@ pub(super) struct LinkPair {
     pub(super) waiting: Option<Box<Waiting>>,
     /// How the address of the routed terminus changes on the way, until the hub has answered.
     pub(super) readdressing: Option<Box<Readdressing>>,
+    /// What it has attached at the hub, if that is a device's own.
+    pub(super) own_node: Option<Arc<OwnNode>>,
     /// The terminus is to outlive the device's connection.
     pub(super) survives_disconnect: bool,
     /// The receiving end has given credit at least once, so transfers may go on.

@@ -5,30 +5,67 @@ use std::collections::HashMap;
 /// An address as far as matching cares: without a URL's scheme and authority, without separators at its ends.
 ///
 /// qdrouterd 1.19 takes `//x/…` and anything with `:/` for a URL; here only a real one is: `scheme://authority/path`
-/// with a valid scheme, or `amqp:/path` and `amqps:/path`. The address that is forwarded is never touched.
+/// with a valid scheme, or `amqp:` and `amqps:` in front of a path (IoT Hub: taken as well).
 pub(super) fn normalize(address: &str) -> &str {
     strip_url(address).trim_matches(is_separator)
 }
 
 /// The path of a URL; anything else as it is.
 pub(super) fn strip_url(address: &str) -> &str {
-    let Some((scheme, rest)) = address.split_once(':') else {
-        return address;
-    };
-    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-        && scheme
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
-    if !is_scheme {
-        return address;
+    if let Some(url) = Url::parse(address) {
+        return url.path;
     }
-    if let Some(rest) = rest.strip_prefix("//") {
-        return rest.split_once('/').map_or(address, |(_, path)| path);
+    match address.split_once(':') {
+        Some((scheme, path)) if is_amqp(scheme) && !path.is_empty() && !path.starts_with("//") => {
+            path.strip_prefix('/').unwrap_or(path)
+        }
+        Some(_) | None => address,
     }
-    match rest.strip_prefix('/') {
-        Some(path) if scheme.eq_ignore_ascii_case("amqp") || scheme.eq_ignore_ascii_case("amqps") => path,
-        _ => address,
+}
+
+/// `scheme://authority/path`, as it is written: a `?` or `#` is data, for device ids may have them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Url<'a> {
+    pub(super) scheme: &'a str,
+    pub(super) authority: &'a str,
+    pub(super) path: &'a str,
+}
+
+impl<'a> Url<'a> {
+    pub(super) fn parse(address: &'a str) -> Option<Self> {
+        let (scheme, rest) = address.split_once("://")?;
+        let (authority, path) = rest.split_once('/')?;
+        let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+        is_scheme.then_some(Url {
+            scheme,
+            authority,
+            path,
+        })
     }
+
+    /// Whether it is an address of AMQP. Brokers give other schemes a meaning of their own (ActiveMQ: `topic://news/x`).
+    pub(super) fn is_amqp(&self) -> bool {
+        is_amqp(self.scheme)
+    }
+
+    /// The host of the authority, without user and port.
+    pub(super) fn host(&self) -> &'a str {
+        let host = self
+            .authority
+            .rsplit_once('@')
+            .map_or(self.authority, |(_, host)| host);
+        match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((address, _)) => address,
+            None => host.split_once(':').map_or(host, |(host, _)| host),
+        }
+    }
+}
+
+fn is_amqp(scheme: &str) -> bool {
+    scheme.eq_ignore_ascii_case("amqp") || scheme.eq_ignore_ascii_case("amqps")
 }
 
 const fn is_separator(c: char) -> bool {
@@ -184,6 +221,46 @@ mod tests {
             ("anything/at/all", "#"),
         ] {
             assert_eq!(tree.find(address), Some(&expected), "{address}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_its_path_and_all_else_is_as_it_is_written() {
+        for (address, expected) in [
+            ("amqps://h:5671/d/1", "d/1"),
+            ("amqps://h//d/1", "/d/1"),
+            ("http://h/d", "d"),
+            ("amqp:/d/1", "d/1"),
+            ("amqps:d/1", "d/1"),
+            ("AMQPS:d:/1", "d:/1"),
+            ("amqps:d://h/x", "d://h/x"),
+            ("amqps://h", "amqps://h"),
+            ("amqps:", "amqps:"),
+            ("amqps", "amqps"),
+            ("d:/x", "d:/x"),
+            ("d/a://h/x", "d/a://h/x"),
+            ("//h/x", "//h/x"),
+            ("://h/x", "://h/x"),
+        ] {
+            assert_eq!(strip_url(address), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_neither_its_user_nor_its_port() {
+        for (authority, expected) in [
+            ("h", "h"),
+            ("h:5671", "h"),
+            ("u:p@h:5671", "h"),
+            ("u@x@h", "h"),
+            ("[fe80::1]:5671", "fe80::1"),
+            ("[fe80::1]", "fe80::1"),
+            ("[fe80::1", "[fe80"),
+            ("", ""),
+        ] {
+            let address = format!("amqp://{authority}/x");
+            let url = Url::parse(&address).expect("a URL");
+            assert_eq!(url.host(), expected, "{authority}");
         }
     }
 }

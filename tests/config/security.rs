@@ -230,3 +230,52 @@ fn letters_of_uid_format_are_checked() {
         &[(6, "warning", "unknown letter `x`")],
     );
 }
+
+/// IoT Hub judges the tokens that its devices log in with, so nobody's password need be kept here.
+#[test]
+fn plain_needs_no_passwords_where_a_hub_judges_tokens() {
+    const HUB: &str = "linkRoute {\n prefix: $cbs\n direction: in\n connection: HUB\n}\nconnector {\n name: HUB\n MORE\n}\n";
+    let mechanisms = |connector: &str, lines: &str| {
+        let config = good(&format!("{}{}", HUB.replace("MORE", connector), listener(lines)));
+        config.listeners[0].sasl_mechanisms.clone()
+    };
+    assert_eq!(mechanisms("", "saslMechanisms: PLAIN"), ["PLAIN"]);
+    assert_eq!(mechanisms("", "authenticatePeer: yes"), ["PLAIN"]);
+    // Devices that need not log in would rather be anonymous.
+    assert_eq!(mechanisms("", ""), ["ANONYMOUS", "MSSBCBS"]);
+    const NOBODY: &str = "or a connector that puts the tokens of devices";
+    let strict = listener("authenticatePeer: yes");
+    expect(
+        &format!("{}{strict}", HUB.replace("MORE", "cbs: tunnel")),
+        &[
+            (8, "warning", "of several devices at one time"),
+            (12, "error", NOBODY),
+        ],
+    );
+    let with_identity = HUB.replace(
+        "MORE",
+        "sslProfile: p\n saslUsername: u\n saslPassword: env:HUB_KEY",
+    );
+    let text = format!("sslProfile {{\n name: p\n}}\n{with_identity}{strict}");
+    expect(&text, &[(17, "error", NOBODY)]);
+    for lines in ["multiTenant: yes", "role: route-container"] {
+        let text = format!(
+            "{}{}",
+            HUB.replace(" MORE\n", ""),
+            listener(&format!("authenticatePeer: yes\n {lines}"))
+        );
+        expect(&text, &[(11, "error", NOBODY)]);
+    }
+    let text = format!(
+        "{}{}",
+        HUB.replace(" MORE\n", "").replace("in\n", "out\n"),
+        listener("saslMechanisms: PLAIN")
+    );
+    expect(
+        &text,
+        &[
+            (9, "warning", "passwords may cross the network in clear text"),
+            (9, "warning", "nobody can log in with PLAIN"),
+        ],
+    );
+}

@@ -78,6 +78,7 @@ const commands = {
 
     async watch({ conn }) {
         const twin = twins.get(conn);
+        // The SDK gives what it has at once, asks the hub for what is to come, and does not say when that is done.
         twin.on('properties.desired', (patch) => say({ event: 'desired', conn, patch: withoutMetadata(patch) }));
     },
 

@@ -19,10 +19,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-use support::iot_hub::{ConnectionId, IotHub, Observed, Settings};
+use support::iot_hub::{ConnectionId, Identity, IotHub, Observed, Settings};
 use support::sas::Key;
 use support::{Failure, message};
 
@@ -52,6 +52,19 @@ enum Request {
         body: String,
         ack: String,
     },
+    /// A service calls a method of a device; the answer is an event.
+    Method {
+        device: String,
+        name: String,
+        payload: Value,
+    },
+    /// A service changes the desired properties of a device's twin.
+    Desired {
+        device: String,
+        patch: Map<String, Value>,
+    },
+    /// The reported properties of a device's twin.
+    Reported { device: String },
     /// What there has been so far.
     Counts { device: String },
     /// Close all connections as an upgrade of the service does.
@@ -127,6 +140,21 @@ async fn obey(hub: &mut Option<Arc<IotHub>>, request: Request) -> Result<Value, 
             running()?.send_command(&device, command)?;
             Ok(json!({}))
         }
+        Request::Method {
+            device,
+            name,
+            payload,
+        } => {
+            tokio::spawn(call(running()?.clone(), device, name, payload));
+            Ok(json!({}))
+        }
+        Request::Desired { device, patch } => {
+            running()?.set_desired(&Identity::device(&device), &patch);
+            Ok(json!({}))
+        }
+        Request::Reported { device } => {
+            Ok(json!({ "reported": running()?.reported(&Identity::device(&device)) }))
+        }
         Request::Counts { device } => {
             let hub = running()?;
             Ok(json!({
@@ -141,6 +169,21 @@ async fn obey(hub: &mut Option<Arc<IotHub>>, request: Request) -> Result<Value, 
             Ok(json!({}))
         }
     }
+}
+
+/// Calls a method, and says what came of it.
+async fn call(hub: Arc<IotHub>, device: String, name: String, payload: Value) {
+    let outcome = hub
+        .invoke(&Identity::device(&device), &name, payload.to_string().as_bytes())
+        .await;
+    // Who does not listen any more has no use for it.
+    let _ = say(&match outcome {
+        Ok(answer) => {
+            let payload: Value = serde_json::from_slice(&answer.payload).unwrap_or_default();
+            json!({ "event": "answered", "device": device, "status": answer.status, "payload": payload })
+        }
+        Err(failure) => json!({ "event": "unanswered", "device": device, "why": failure.to_string() }),
+    });
 }
 
 /// Connections that have been opened.
@@ -204,6 +247,11 @@ fn event(observed: &Observed) -> Option<Value> {
                 "body": String::from_utf8_lossy(&message::body_of(&message)), "number": property,
             }))
         }
+        Observed::Twin {
+            identity, request, ..
+        } => Some(json!({
+            "event": "twin", "device": identity.to_string(), "operation": request.operation, "status": request.status,
+        })),
         // The answers of `$cbs` have shorter tags than the lock tokens of commands.
         Observed::Disposed {
             connection,

@@ -280,7 +280,6 @@ fn external_is_offered_to_a_verified_certificate_only() {
 fn a_plain_response_that_makes_no_sense_is_refused_without_a_check() {
     let huge = [b"\0dev1\0", vec![b'x'; 5000].as_slice()].concat();
     for response in [
-        None,
         Some(&b""[..]),
         Some(b"dev1 s3cret"),
         Some(b"\0\0s3cret"),
@@ -296,6 +295,41 @@ fn a_plain_response_that_makes_no_sense_is_refused_without_a_check() {
         line.expect_outcome(SaslCode::Auth);
         line.expect_closed();
     }
+}
+
+/// RFC 4422, section 3.3: a mechanism in which the client speaks first, and a client that has not.
+#[test]
+fn plain_without_an_initial_response_is_asked_for_it() {
+    let asked = || {
+        let mut line = Line::strict(&["PLAIN"]);
+        line.offered();
+        line.init("PLAIN", None);
+        let mut challenge = Vec::new();
+        SaslFrame::Challenge(b"").write(&mut challenge);
+        assert_eq!(line.heard(), challenge);
+        line
+    };
+    let respond = |line: &mut Line, response: &[u8]| {
+        let mut out = Vec::new();
+        SaslFrame::Response(response).write(&mut out);
+        line.say(&out);
+    };
+    let mut line = asked();
+    respond(&mut line, b"\0dev1\0s3cret");
+    assert_eq!(line.login.take().expect("to be judged").user, "dev1");
+    line.judge(Verdict::Accepted);
+    line.expect_outcome(SaslCode::Ok);
+    line.expect_served();
+
+    let mut line = asked();
+    respond(&mut line, b"");
+    line.expect_outcome(SaslCode::Auth);
+    line.expect_closed();
+
+    let mut line = asked();
+    line.init("PLAIN", Some(b"\0dev1\0s3cret"));
+    assert!(line.login.is_none(), "it has chosen already");
+    line.expect_closed();
 }
 
 #[test]

@@ -16,6 +16,7 @@ pub(crate) mod article;
 pub(crate) mod bare;
 pub(crate) mod broker;
 pub(crate) mod certificates;
+pub(crate) mod client;
 pub(crate) mod daemon;
 pub(crate) mod device;
 pub(crate) mod fleet;

@@ -1,13 +1,15 @@
 //! Listeners: where devices connect, and what they must bring.
 
 use super::{FOREIGN_MECHANISMS, MECHANISMS, family, host, max_frame_size, max_sessions, seconds, tls};
-use crate::config::model::{AddressFamily, ClientCertificates, Listener, ListenerRole, Router, SslProfile};
+use crate::config::model::{
+    AddressFamily, ClientCertificates, Connector, Listener, ListenerRole, Router, SslProfile,
+};
 use crate::config::names::{quoted, suggestion};
 use crate::config::report::Findings;
 use crate::config::resolve::Fields;
 
-const NO_PASSWORDS: &str =
-    "it needs `saslPasswordFile` in the router section, whose lines `linkrouterd --hash-password USER` makes";
+const NO_PASSWORDS: &str = "it needs `saslPasswordFile` in the router section, whose lines `linkrouterd --hash-password USER` \
+                            makes, or a connector that puts the tokens of devices";
 const NO_AUTHORITY: &str =
     "it needs an `sslProfile` with `caCertFile`, the authorities that sign the certificates of devices";
 
@@ -16,6 +18,7 @@ const NO_AUTHORITY: &str =
 pub(in crate::config) fn listener(
     fields: &Fields,
     router: &Router,
+    connectors: &[Connector],
     profiles: &[SslProfile],
     findings: &mut Findings,
 ) -> Option<(Listener, Option<SslProfile>)> {
@@ -58,11 +61,20 @@ pub(in crate::config) fn listener(
         findings.error(fields.line_of("sslProfile"), message);
     }
 
+    let role = match fields.tag("role") {
+        "route-container" | "on-demand" => ListenerRole::RouteContainer,
+        _ => ListenerRole::Normal,
+    };
+    let multi_tenant = fields.boolean("multiTenant");
     let security = Security {
         authenticate_peer: asks_for(fields, "authenticatePeer", "allowNoSasl", findings),
         require_encryption: asks_for(fields, "requireEncryption", "allowUnsecured", findings)
             || fields.boolean("requireSsl"),
         has_passwords: router.sasl_password_file.is_some(),
+        // Which hub a tenant belongs to is not known before its open.
+        has_hub: role == ListenerRole::Normal
+            && !multi_tenant
+            && connectors.iter().any(|connector| connector.puts_tokens(profiles)),
         ca_file: profile.and_then(|profile| {
             let trusted = fields.text("trustedCertsFile").filter(|path| !path.is_empty());
             trusted.or_else(|| profile.ca_cert_file.clone())
@@ -81,11 +93,8 @@ pub(in crate::config) fn listener(
         host,
         port,
         family,
-        role: match fields.tag("role") {
-            "route-container" | "on-demand" => ListenerRole::RouteContainer,
-            _ => ListenerRole::Normal,
-        },
-        multi_tenant: fields.boolean("multiTenant"),
+        role,
+        multi_tenant,
         policy_vhost: fields.text("policyVhost").filter(|vhost| !vhost.is_empty()),
         max_frame_size: max_frame_size(fields, findings),
         max_sessions: max_sessions(fields, findings),
@@ -117,6 +126,8 @@ struct Security {
     authenticate_peer: bool,
     require_encryption: bool,
     has_passwords: bool,
+    /// There is a hub to judge tokens that devices log in with.
+    has_hub: bool,
     /// Who may sign certificates of devices, if there is TLS.
     ca_file: Option<String>,
 }
@@ -128,7 +139,7 @@ impl Security {
             "ANONYMOUS" | "MSSBCBS" if self.authenticate_peer => {
                 Some("it authenticates nobody, and `authenticatePeer` is `yes`")
             }
-            "PLAIN" if !self.has_passwords => Some(NO_PASSWORDS),
+            "PLAIN" if !self.has_passwords && !self.has_hub => Some(NO_PASSWORDS),
             "EXTERNAL" if self.ca_file.is_none() => Some(NO_AUTHORITY),
             _ => None,
         }
@@ -145,7 +156,11 @@ impl Security {
             } else {
                 &["ANONYMOUS", "MSSBCBS", "PLAIN"]
             };
-            let possible = by_default.iter().filter(|name| self.obstacle(name).is_none());
+            // Where nobody must authenticate, devices of IoT Hub have `$cbs`, and others would choose PLAIN in vain.
+            let is_of_use = |name: &str| name != "PLAIN" || self.has_passwords || self.authenticate_peer;
+            let possible = by_default
+                .iter()
+                .filter(|name| self.obstacle(name).is_none() && is_of_use(name));
             offered.extend(possible.map(|name| (*name).to_owned()));
         }
         let mut is_misspelled = false;

@@ -1,6 +1,8 @@
 //! Whether what a connector says of the tokens of devices has an effect, and is safe.
 
-use crate::config::model::{CbsMode, Config, Connector, Destination, Direction, LinkRoute, Matcher};
+use crate::config::model::{
+    CbsMode, Config, Connector, Destination, Direction, LinkRoute, Listener, Matcher,
+};
 use crate::config::names::quoted;
 use crate::config::report::Findings;
 
@@ -11,6 +13,23 @@ const UNSEEN: &str = "with `cbs: tunnel` the tokens of devices go to the hub uns
                       one may get answers, and every device can send and receive as any other whose token is on the connection";
 const UNCHECKED: &str = "with `checkIdentity: no` every device can send and receive as any other whose token is on the same \
                          connection to the hub";
+
+const NOBODY: &str = "nobody can log in with PLAIN: there is no `saslPasswordFile` in the router section, and devices that log in \
+                      with a token of IoT Hub need a linkRoute of `$cbs` with `direction: in` to a connector that puts it";
+
+/// What there is to say of log-ins by token to a listener that has no passwords.
+pub(super) fn check_logins(listener: &Listener, config: &Config, findings: &mut Findings) {
+    let offers_plain = listener.sasl_mechanisms.iter().any(|name| name == "PLAIN");
+    let puts_tokens = |connector: &Connector| {
+        connector.sharing.cbs == CbsMode::Relay && obstacle(connector, config).is_none()
+    };
+    if offers_plain
+        && config.router.sasl_password_file.is_none()
+        && !config.connectors.iter().any(puts_tokens)
+    {
+        findings.warning(listener.line, format!("listener: {NOBODY}"));
+    }
+}
 
 /// What there is to say of one connector.
 pub(super) fn check(connector: &Connector, config: &Config, findings: &mut Findings) {
@@ -38,22 +57,7 @@ pub(super) fn check(connector: &Connector, config: &Config, findings: &mut Findi
 
 /// Why the router never puts a token of a device over this connector.
 fn obstacle(connector: &Connector, config: &Config) -> Option<String> {
-    let allows = |mechanism: &str| {
-        let allowed = &connector.sasl_mechanisms;
-        allowed.is_empty() || allowed.iter().any(|name| name == mechanism)
-    };
-    let profile = connector
-        .ssl_profile
-        .as_deref()
-        .and_then(|name| config.ssl_profile(name));
-    let has_certificate = profile.is_some_and(|profile| profile.cert_file.is_some());
-    let identity = if connector.sasl_username.is_some() && allows("PLAIN") {
-        Some("`saslUsername`")
-    } else if has_certificate && allows("EXTERNAL") {
-        Some("the certificate of its `sslProfile`")
-    } else {
-        None
-    };
+    let identity = connector.own_identity(&config.ssl_profiles);
     if let Some(identity) = identity {
         return Some(format!(
             "with {identity} the connector logs in for all devices, which the hub cannot tell apart"

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::grants::{Grant, Refusal};
 use super::request::{Answer, Malformed, Operation, Request};
-use super::{Asked, From};
+use super::{Asked, From, OVERLOADED};
 use crate::amqp::condition::{self, AmqpError};
 use crate::amqp::delivery::write_accepted;
 use crate::amqp::fields::Tail;
@@ -39,7 +39,7 @@ struct DeskLink {
     channel: Channel,
     handle: Handle,
     name: Box<str>,
-    /// Where it leads.
+    /// The configured connector that it leads to.
     connector: ConnectorId,
     end: DeskEnd,
 }
@@ -74,6 +74,18 @@ impl Desk {
         self.links
             .iter_mut()
             .find(|link| link.channel == channel && link.handle == handle)
+    }
+
+    /// Whether the device asks this connector.
+    pub(in crate::router) fn leads_to(&self, connector: ConnectorId) -> bool {
+        self.links.iter().any(|link| link.connector == connector)
+    }
+
+    /// A connector has a successor in another configuration.
+    pub(super) fn follow(&mut self, from: ConnectorId, to: ConnectorId) {
+        for link in self.links.iter_mut().filter(|link| link.connector == from) {
+            link.connector = to;
+        }
     }
 
     /// The receiver of an answer: the one that the request named, by its target or its own name; else the last attached
@@ -376,8 +388,7 @@ impl Router {
         asked.id = message.properties.message_id.clone();
         asked.reply_to = message.properties.reply_to.as_deref().map(Into::into);
         if self.relay.bytes + payload.expose().len() > limits::CBS_BYTES_TOTAL {
-            let what = "the gateway waits for too many answers from the hub";
-            return self.answer_device(asked, Answer::new(503, what));
+            return self.answer_device(asked, Answer::new(503, OVERLOADED));
         }
         let audience = match &operation {
             Operation::Put(claim) => &claim.audience,
@@ -388,7 +399,7 @@ impl Router {
             }
         };
         let Some(slot) = self.slot_for(key, connector, Some(audience)) else {
-            let error = self.pool_is_full(connector);
+            let error = self.full_error(connector);
             return self.close_desk(key, connector, &error);
         };
         self.ask(From::Link(asked), slot, operation, message, now);
@@ -492,19 +503,6 @@ impl Router {
             .collect();
         for (channel, handle) in links {
             self.detach_desk_link(key, channel, handle, error);
-        }
-    }
-
-    /// `$cbs` links to one connector are another's: its successor in the configuration.
-    pub(in crate::router) fn move_desks(&mut self, from: ConnectorId, to: ConnectorId) {
-        let desks = self
-            .connections
-            .iter_mut()
-            .filter_map(|(_, entry)| entry.cbs.as_mut());
-        for link in desks.flat_map(|desk| &mut desk.links) {
-            if link.connector == from {
-                link.connector = to;
-            }
         }
     }
 

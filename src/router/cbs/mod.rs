@@ -17,12 +17,14 @@ mod advice;
 mod desk;
 mod grants;
 mod hub;
+mod place;
 mod request;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::admission::Denials;
+use super::attach::excerpt;
 use super::pair::Leg;
 use super::settings::{ConnectorId, Secret};
 use super::timer::Owner;
@@ -37,6 +39,9 @@ pub(super) use desk::Desk;
 pub(super) use grants::{Standing, is_cbs};
 pub(super) use hub::HubCbs;
 use request::{Answer, Claim, Operation};
+
+/// What is said to those who ask when [`limits::CBS_BYTES_TOTAL`] is reached.
+const OVERLOADED: &str = "the gateway waits for too many answers from the hub";
 
 /// The address of the node.
 pub(super) const CBS: &str = "$cbs";
@@ -103,7 +108,7 @@ struct Asked {
 }
 
 impl Router {
-    /// Puts a token for a device that logs in with it; [`Router::authenticated`] follows.
+    /// Puts a token for a device that logs in with it; [`Router::login_answered`] follows.
     pub(super) fn put_token_for_login(
         &mut self,
         device: ConnectionKey,
@@ -111,12 +116,17 @@ impl Router {
         token: &str,
         now: Instant,
     ) {
-        let Ok(claim) = Claim::of_sas(request::SAS_TOKEN, token) else {
-            return self.authenticated(device, Verdict::Refused, now);
+        let claim = match Claim::of_sas(request::SAS_TOKEN, token) {
+            Ok(claim) => claim,
+            Err(fault) => return self.login_answered(device, Verdict::Refused, &fault.to_string(), now),
         };
+        if self.relay.bytes + token.len() > limits::CBS_BYTES_TOTAL {
+            return self.login_answered(device, Verdict::Unknown, OVERLOADED, now);
+        }
         let message = claim.put();
         let Some(slot) = self.slot_for(device, connector, Some(&claim.audience)) else {
-            return self.authenticated(device, Verdict::Unknown, now);
+            let error = self.full_error(connector);
+            return self.login_answered(device, Verdict::Unknown, &error.description, now);
         };
         self.ask(From::Login(device), slot, Operation::Put(claim), message, now);
     }
@@ -174,6 +184,14 @@ impl Router {
             return;
         };
         let device = pending.from.device();
+        let pending = if answer.is_success() {
+            pending
+        } else {
+            let Some(pending) = self.place_refused(pending, &answer, now) else {
+                return;
+            };
+            pending
+        };
         match (&pending.operation, answer.is_success()) {
             (Operation::Put(claim), true) => {
                 self.grant(device, pending.connector, hub, claim.clone(), now);
@@ -195,12 +213,19 @@ impl Router {
             }
             From::Again(_) => self.start_behind_tokens(pending.connector, device, now),
             From::Login(_) => {
-                let verdict = match answer.status {
-                    200..=299 => Verdict::Accepted,
-                    400..=499 => Verdict::Refused,
-                    _ => Verdict::Unknown,
+                let (verdict, what) = match answer.status {
+                    200..=299 => (Verdict::Accepted, "accepts"),
+                    // A time-out, and throttling.
+                    408 | 429 => (Verdict::Unknown, "cannot judge"),
+                    400..=499 => (Verdict::Refused, "refuses"),
+                    _ => (Verdict::Unknown, "cannot judge"),
                 };
-                self.authenticated(device, verdict, now);
+                let (status, text) = (answer.status, excerpt(answer.description()));
+                let reason = format!(
+                    "the hub ({}) {what} the token: {status} {text}",
+                    self.pool_name(pending.connector)
+                );
+                self.login_answered(device, verdict, &reason, now);
             }
         }
     }
@@ -219,7 +244,7 @@ impl Router {
                 self.give_up_again(device, id, error);
             }
             From::Again(device) => self.give_up_again(device, id, error),
-            From::Login(device) => self.authenticated(device, Verdict::Unknown, now),
+            From::Login(device) => self.login_answered(device, Verdict::Unknown, &error.description, now),
         }
     }
 
@@ -240,6 +265,11 @@ impl Router {
         }
         if let Some(connector) = self.connectors.get_mut(&to) {
             connector.asking += moved;
+        }
+        for (_, entry) in &mut self.connections {
+            if let Some(desk) = &mut entry.cbs {
+                desk.follow(from, to);
+            }
         }
         self.line_up_requests(to);
     }
@@ -361,26 +391,5 @@ impl Router {
             Leg::Device => self.pump_desk(key),
             Leg::Upstream => self.on_hub_window(key, channel),
         }
-    }
-
-    /// The connection for a device and a token among those of a connector's pool; `None`: all are full.
-    pub(super) fn slot_for(
-        &mut self,
-        device: ConnectionKey,
-        connector: ConnectorId,
-        audience: Option<&str>,
-    ) -> Option<ConnectorId> {
-        let _ = (device, audience);
-        Some(connector)
-    }
-
-    pub(super) fn pool_is_full(&self, connector: ConnectorId) -> AmqpError {
-        AmqpError::new(
-            crate::amqp::condition::RESOURCE_LIMIT_EXCEEDED,
-            format!(
-                "connector {} has no room for another token",
-                self.pool_name(connector)
-            ),
-        )
     }
 }

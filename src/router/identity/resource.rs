@@ -81,6 +81,25 @@ pub(in crate::router) fn identity_of(address: &str) -> Option<(Cow<'_, str>, Opt
     Some((percent::decoded(device), module.map(percent::decoded)))
 }
 
+/// An address that belongs to a device or a module, in one spelling for all that the hub takes for the same.
+pub(in crate::router) fn in_one_spelling(address: &str) -> Option<String> {
+    let path = path_of(address)?.trim_end_matches('/');
+    let (device, module, rest) = split_identity(path)?;
+    if !path.split('/').all(is_straight) {
+        return None;
+    }
+    let mut spelled = format!("devices/{}", percent::decoded(device));
+    if let Some(module) = module {
+        spelled.push_str("/modules/");
+        spelled.push_str(&percent::decoded(module));
+    }
+    if let Some(rest) = rest {
+        spelled.push('/');
+        spelled.push_str(&percent::decoded(rest).to_ascii_lowercase());
+    }
+    Some(spelled)
+}
+
 /// Host and port, and path, of an audience.
 pub(super) fn split_audience(audience: &str) -> (&str, &str) {
     let rest = match audience.split_once("://") {
@@ -480,6 +499,38 @@ mod tests {
         fn any_text_is_read(audience in "\\PC{0,60}", address in "\\PC{0,60}") {
             let resource = Resource::of_audience(&audience);
             let _ = (resource.covers(&address), resource.device(), identity_of(&address));
+        }
+    }
+
+    #[test]
+    fn one_spelling_for_what_the_hub_takes_for_the_same() {
+        for (address, expected) in [
+            (
+                "devices/Dev-1/messages/events",
+                Some("devices/Dev-1/messages/events"),
+            ),
+            (
+                "/Devices/Dev-1/Messages/DeviceBound",
+                Some("devices/Dev-1/messages/devicebound"),
+            ),
+            ("amqps://hub:5671/devices/Dev-1/twin/", Some("devices/Dev-1/twin")),
+            ("amqps:devices/D%2D1/twin", Some("devices/D-1/twin")),
+            (
+                "devices/D/Modules/M/messages/Events",
+                Some("devices/D/modules/M/messages/events"),
+            ),
+            ("devices/D/modules/Modules/X", Some("devices/D/modules/Modules/x")),
+            ("devices/D", Some("devices/D")),
+            ("devices/a%2Fb/twin", None),
+            ("devices/D/../E/twin", None),
+            ("devices//twin", None),
+            ("devices", None),
+            ("messages/devicebound", None),
+            ("messages/servicebound/feedback", None),
+            ("$cbs", None),
+            ("", None),
+        ] {
+            assert_eq!(in_one_spelling(address).as_deref(), expected, "{address}");
         }
     }
 }

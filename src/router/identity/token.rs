@@ -107,7 +107,7 @@ impl SasToken {
     }
 
     /// The hub's policy whose key signed it, if it was not the device's own.
-    pub(super) fn policy(&self) -> Option<&str> {
+    pub(in crate::router) fn policy(&self) -> Option<&str> {
         self.policy.as_deref()
     }
 

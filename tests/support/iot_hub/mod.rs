@@ -206,10 +206,10 @@ impl IotHub {
 
     /// Puts a command into a device's queue, as a service does by HTTPS.
     pub(crate) fn send_command(&self, device: &str, command: Message<Body<Value>>) -> Result<(), Failure> {
-        let queued = self
-            .shared
-            .commands()
-            .enqueue(device, command, &self.shared.settings);
+        let queued =
+            self.shared
+                .commands()
+                .enqueue(&Identity::device(device), command, &self.shared.settings);
         queued.map_err(|refusal| Failure::new(format!("{:?}", refusal.to_error())))?;
         self.shared.work_for_all();
         Ok(())

@@ -465,7 +465,11 @@ fn each_refusal_of_a_token_is_one_plain_line() {
         ),
     ] {
         let said = Said::of(|| {
-            let mut world = cbs_world(cbs_settings());
+            let mut settings = cbs_settings();
+            for connector in &mut settings.connectors {
+                connector.sharing.pool_size = 1;
+            }
+            let mut world = cbs_world(settings);
             world.router.tell_time(seconds(NOW), world.now);
             let device = CbsDevice::new(&mut world, "d");
             let mut hub = CbsHub::new(&world);

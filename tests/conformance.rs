@@ -1,4 +1,4 @@
-//! `docs/conformance.md`, `docs/azure-clients.md` and `docs/hub-stand-in.md` name tests; each of them is there.
+//! `docs/conformance.md`, `docs/azure-clients.md`, `docs/hub-stand-in.md` and `docs/threat-model.md` name tests; each of them is there.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -109,4 +109,12 @@ fn every_behaviour_of_the_hub_stand_in_names_tests_that_exist() {
     let rows = rows("docs/hub-stand-in.md", &["Behaviour"]);
     let shown: Vec<&String> = rows.iter().filter_map(|row| row.last()).collect();
     assert!(check(&shown) >= 20, "fewer tests than behaviours");
+}
+
+#[test]
+fn every_claim_of_the_threat_model_names_tests_that_exist() {
+    let rows = rows("docs/threat-model.md", &["Protected"]);
+    let shown: Vec<&String> = rows.iter().filter_map(|row| row.last()).collect();
+    let count = check(&shown);
+    assert!(count > 10, "only {count} tests are named");
 }

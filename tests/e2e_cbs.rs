@@ -343,20 +343,29 @@ async fn a_delete_token_reaches_the_hub_and_its_answer_the_device() -> Result<()
     let mut sender: Sender = device::sender(&mut session, "$cbs-sender", "$cbs").await?;
     let mut receiver: Receiver = device::receiver(&mut session, "$cbs-receiver", "$cbs").await?;
     let audience = format!("{}/devices/{}", article::HUB, board(0));
-    let id = MessageId::Ulong(0);
-    bounded(
-        "a request",
-        sender.send(request("delete-token", &audience, "", id.clone())),
-    )
-    .await??;
-    let answer = device::receive(&mut receiver).await?;
-    bounded("accepting the answer", receiver.accept(&answer)).await??;
-    let granted = device::granted(answer.message(), id)?;
+    let own = token_of(&board(0));
+    let mut statuses = Vec::new();
+    // Without a token of its own there is nothing that is the device's to delete.
+    for (number, operation, token) in [
+        (0, "delete-token", ""),
+        (1, "put-token", &own),
+        (2, "delete-token", ""),
+    ] {
+        let id = MessageId::Ulong(number);
+        let message = request(operation, &audience, token, id.clone());
+        bounded("a request", sender.send(message)).await??;
+        let answer = device::receive(&mut receiver).await?;
+        bounded("accepting the answer", receiver.accept(&answer)).await??;
+        statuses.push(device::granted(answer.message(), id)?.status);
+    }
     let asked = gateway.hub.journal().select(|observed| match observed {
         Observed::Token { request, status, .. } => Some((request.name.clone(), *status)),
         _ => None,
     });
-    ensure_eq("requests at the hub", asked, vec![(audience, granted.status)])?;
+    let (refused, put, deleted) = (statuses[0], statuses[1], statuses[2]);
+    ensure_eq("the refusal", refused, 404)?;
+    let expected = vec![(audience.clone(), put), (audience, deleted)];
+    ensure_eq("requests at the hub", asked, expected)?;
     device::close(connection).await?;
     finish(gateway).await?;
     Ok(())

@@ -87,6 +87,7 @@ impl Router {
         }
         let standing = self.standing(key, pool, &decision.address, now);
         if let Standing::Refused(error) = standing {
+            self.report_suspect(key, &error, now);
             return self.refuse(key, channel, handle, attach, &error);
         }
         let id = match self.take_slot(pool, decision.slot) {
@@ -136,9 +137,11 @@ impl Router {
             self.wait_for_tokens(pair, id, body, now);
         } else if !self.may_start(key, id, now) {
             self.wait(pair, id, body, now);
-        } else if self.put_again(key, id, now) {
+        } else if self.lacks_token(key, id, &decision.address, now) {
             self.wait_for_tokens(pair, id, body, now);
+            self.put_again(key, id, now);
         } else {
+            self.put_again(key, id, now);
             self.start_link(pair, attach);
         }
     }
@@ -225,11 +228,20 @@ impl Router {
             .entry(device.connection)
             .map(|entry| entry.container_id.clone())
             .unwrap_or_default();
-        let edited = self
+        // The address that was decided about, or none.
+        let edited = match self
             .link_pairs
             .get(index(number))
             .and_then(|link| link.readdressing.as_ref())
-            .and_then(|readdressing| readdressing.towards_hub(role, attach.tail));
+        {
+            Some(readdressing) => Some(readdressing.towards_hub(role, attach.tail).ok_or_else(|| {
+                AmqpError::new(
+                    condition::DECODE_ERROR,
+                    "the address cannot be changed as the route says",
+                )
+            })?),
+            None => None,
+        };
         let tail = edited.as_ref().map_or(attach.tail, EditedTail::tail);
         let connector = self.connectors.get_mut(&id).ok_or_else(lost)?;
         let upstream_name = connector.claim_name(role, &name, &container_id);

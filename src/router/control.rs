@@ -232,9 +232,14 @@ impl Router {
         let Some(link) = self.link_pairs.get(index(owner)) else {
             return;
         };
-        let (pair, way) = (link.session_pair, link.way());
-        log_detach(number, link.number, from, detach, link.deliveries);
-        if from == way.target() || (from == Leg::Device && !link.is_granted) {
+        let (pair, way, is_granted) = (link.session_pair, link.way(), link.is_granted);
+        let (link_number, deliveries) = (link.number, link.deliveries);
+        let advice = match from {
+            Leg::Device => None,
+            Leg::Upstream => self.advice_on_detach(owner, detach.error),
+        };
+        log_detach(number, link_number, from, detach, deliveries, advice);
+        if from == way.target() || (from == Leg::Device && !is_granted) {
             // The receiver wants no more; or the sender gives up before anybody has asked for anything.
             self.drop_transfers(pair, way, owner);
         }
@@ -375,20 +380,34 @@ impl Router {
     }
 }
 
-fn log_detach(connection: u64, link: u64, from: Leg, detach: &Detach<'_>, deliveries: u64) {
+/// With advice it is worth a warning.
+fn log_detach(
+    connection: u64,
+    link: u64,
+    from: Leg,
+    detach: &Detach<'_>,
+    deliveries: u64,
+    advice: Option<String>,
+) {
     let error = detach.error.and_then(|error| ErrorView::parse(error).ok());
     let side = match from {
         Leg::Device => "by the device",
         Leg::Upstream => "by the hub",
     };
-    match error {
-        Some(error) => tracing::info!(
+    match (error, advice) {
+        (Some(error), Some(advice)) => tracing::warn!(
+            target: "ROUTER_CORE",
+            "[C{connection}][L{link}] Link detached {side}: del={deliveries} {} {}. {advice}",
+            error.condition,
+            error.description.unwrap_or_default()
+        ),
+        (Some(error), None) => tracing::info!(
             target: "ROUTER_CORE",
             "[C{connection}][L{link}] Link detached {side}: del={deliveries} {} {}",
             error.condition,
             error.description.unwrap_or_default()
         ),
-        None => {
+        (None, _) => {
             tracing::info!(target: "ROUTER_CORE", "[C{connection}][L{link}] Link detached {side}: del={deliveries}");
         }
     }

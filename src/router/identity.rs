@@ -10,5 +10,6 @@ mod resource;
 mod token;
 
 pub(super) use diagnosis::diagnose;
+pub(super) use percent::decoded;
 pub(super) use resource::{Resource, identity_of, in_one_spelling};
 pub(super) use token::{SasToken, TokenFault};

@@ -136,13 +136,13 @@ impl Router {
     /// Hands over what waits for a connector, and the connection that is still to close; and the same for each further
     /// connection of its pool that anything waits for.
     fn succeed(&mut self, predecessor: ConnectorId, id: ConnectorId, now: Instant) {
-        let Some(old) = self.connectors.remove(&predecessor) else {
+        let Some(mut old) = self.connectors.remove(&predecessor) else {
             return;
         };
         if let Some(key) = old.connection() {
             self.hand_over(key, id);
         }
-        for further in old.further {
+        for further in std::mem::take(&mut old.further) {
             let is_needed = self.connectors.get(&further).is_some_and(Connector::is_needed);
             match is_needed.then(|| self.grow(id)).flatten() {
                 Some(successor) => self.succeed(further, successor, now),
@@ -157,6 +157,7 @@ impl Router {
             }
         }
         self.move_requests(predecessor, id, now);
+        old.forget_order_of_tokens();
         if let Some(new) = self.connectors.get_mut(&id) {
             new.waiting = old.waiting;
             new.unbegun = old.unbegun;

@@ -342,6 +342,11 @@ fn asked<'a>(direction: Direction, terminus: Option<&Terminus<'a>>) -> Result<As
         Direction::Out => "source",
     };
     let named = |address: Option<&'a str>| address.filter(|address| !address.is_empty());
+    // What is checked is the route's address, and a hub may go by the other (AMQP 1.0 part 3, §3.5.3: it must not be set).
+    if terminus.is_some_and(|terminus| terminus.dynamic && named(terminus.address).is_some()) {
+        let text = format!("A dynamic {which} has no address: the node is to be made");
+        return Err(AmqpError::new(condition::INVALID_FIELD, text));
+    }
     let asked = terminus.and_then(|terminus| match terminus.kind {
         TerminusKind::Coordinator => Some(Asked::Coordinator),
         TerminusKind::Source | TerminusKind::Target if terminus.dynamic => {

@@ -63,16 +63,20 @@ impl Router {
 
     /// Keeps an attach whose turn it is until its device's tokens are known to the connection.
     pub(super) fn wait_for_tokens(&mut self, number: u32, id: ConnectorId, attach: &[u8], now: Instant) {
-        if attach.len() > limits::WAITING_ATTACH_BYTES {
-            self.wait(number, id, attach, now);
-            return;
-        }
+        let is_full = attach.len() > limits::WAITING_ATTACH_BYTES
+            || self
+                .connectors
+                .get(&id)
+                .is_none_or(|connector| connector.behind_tokens.len() >= limits::WAITING_ATTACHES);
         if let Some(link) = self.link_pairs.get_mut(index(number)) {
             link.waiting = Some(Box::new(Waiting {
                 attach: attach.to_vec(),
                 flow: None,
                 deadline: now + limits::PACED_ATTACH_TIMEOUT,
             }));
+        }
+        if is_full {
+            return self.refuse_too_much(number);
         }
         self.queue_behind_tokens(number, id);
     }
@@ -221,6 +225,7 @@ impl Router {
         if let Some(service) = self.served_as(device, &attach, id) {
             let standing = self.standing(device, id, &service.address, now);
             if let Standing::Refused(error) = standing {
+                self.report_suspect(device, &error, now);
                 return self.refuse_waiting(number, Some(&error));
             }
             // The route that it has waited by may not be the one that leads to this container.
@@ -230,9 +235,13 @@ impl Router {
             if self.overflows(number, device, &attach, id, now) {
                 return;
             }
-            if standing == Standing::Awaited || self.put_again(device, id, now) {
+            if standing == Standing::Awaited {
                 self.queue_behind_tokens(number, id);
+            } else if self.lacks_token(device, id, &service.address, now) {
+                self.queue_behind_tokens(number, id);
+                self.put_again(device, id, now);
             } else {
+                self.put_again(device, id, now);
                 self.start_link(number, &attach);
             }
         } else if !self.move_link(number, device, &attach, To::Any, now) {
@@ -371,6 +380,9 @@ impl Router {
         let Ok(decision) = self.decide(device, attach, placing) else {
             return false;
         };
+        if let Standing::Refused(_) = self.standing(device, decision.connector, &decision.address, now) {
+            return false;
+        }
         let id = match (decision.slot, to) {
             (Slot::At(id), _) => id,
             (slot @ Slot::Next, To::Any | To::Roomy) => match self.take_slot(decision.connector, slot) {
@@ -407,7 +419,7 @@ impl Router {
             pair.links.push(number);
         }
         if self.may_start(device, id, now) {
-            self.start_link(number, attach);
+            self.start_waiting_link(number, id, now);
         } else {
             self.queue_waiting(number, id, deadline, now);
         }

@@ -4,9 +4,11 @@
 //! (`LINKROUTERD_SEED=n` replays one, `LINKROUTERD_SCHEDULES=n` changes their number).
 
 mod back_pressure;
+mod cbs_again;
 mod cbs_clients;
 mod cbs_ends;
 mod cbs_hub;
+mod cbs_identities;
 mod cbs_relay;
 mod cbs_simulation;
 mod conformance_attach;
@@ -20,6 +22,7 @@ mod hostile;
 mod peer;
 mod regressions_transfer;
 mod said;
+mod said_in_log;
 mod scenarios_addresses;
 mod scenarios_attach;
 mod scenarios_balance;

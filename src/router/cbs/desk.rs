@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::grants::Grant;
+use super::grants::{Grant, Refusal};
 use crate::amqp::serial::{Channel, DeliveryId, Handle};
 use crate::endpoint::limits;
 use crate::router::local::{LocalReceiver, LocalSender};
@@ -18,8 +18,8 @@ pub(in crate::router) struct Desk {
     pub(super) unclaimed: VecDeque<Unclaimed>,
     /// What its tokens authorise, oldest first.
     pub(super) grants: Vec<Grant>,
-    /// Why the hub took the last one back, or would not have it again.
-    pub(super) refusal: Option<Box<str>>,
+    /// The last one that the hub would not have.
+    pub(super) refusal: Option<Refusal>,
     /// It has been logged that this device asks for what is not its own.
     pub(super) is_suspect: bool,
 }

@@ -321,7 +321,11 @@ impl Router {
         }
         let audience = match &operation {
             Operation::Put(claim) => &claim.audience,
-            Operation::Delete(audience) => audience,
+            Operation::Delete(audience) if self.has_put(key, connector, audience) => audience,
+            Operation::Delete(_) => {
+                let what = "this connection has put no token for that name";
+                return self.answer_device(asked, Answer::new(404, what));
+            }
         };
         let Some(slot) = self.slot_for(key, connector, Some(audience)) else {
             let error = self.full_error(connector);

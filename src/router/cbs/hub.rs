@@ -383,6 +383,8 @@ impl Router {
                 self.settle_asked(&asked, tail);
                 self.finish_asked(&asked);
                 self.grant_requests(asked.device);
+                let now = self.now;
+                self.start_behind_tokens(pending.connector, asked.device, now);
             }
             From::Again(_) | From::Login(_) => {
                 let error = self.unreachable_error("The hub's $cbs did not accept the request");

@@ -13,6 +13,7 @@
 //! What the hub accepts authorises the device's own connection, and nobody else's (`grants`). A put-token is idempotent:
 //! one whose answer was lost with the connection is sent again on the next.
 
+mod advice;
 mod desk;
 mod device;
 mod grants;
@@ -25,7 +26,6 @@ use std::time::Instant;
 
 use super::admission::Denials;
 use super::attach::excerpt;
-use super::identity::{self, SasToken};
 use super::pair::Leg;
 use super::settings::{ConnectorId, Secret};
 use super::timer::Owner;
@@ -58,6 +58,8 @@ pub(super) struct Relay {
     /// The deadline that is in the timers.
     pub(super) scheduled: Option<Instant>,
     complaints: Denials,
+    /// What devices ask for that is not their own.
+    suspects: Denials,
 }
 
 impl Relay {
@@ -217,8 +219,9 @@ impl Router {
             }
             (Operation::Put(claim), false) => {
                 self.explain_refusal(device, pending.connector, claim, &answer, now);
+                self.note_refusal(device, claim, &answer);
                 if let From::Again(_) = pending.from {
-                    self.withdraw(device, claim, &answer);
+                    self.withdraw(device, claim);
                 }
             }
             (Operation::Delete(audience), true) => self.take_back(device, pending.connector, audience),
@@ -353,46 +356,6 @@ impl Router {
                 }
             }
         }
-    }
-
-    // ---- log -----------------------------------------------------------------------------------------------------
-
-    /// One plain line for the operator: which device, what happened, what to do.
-    fn explain_refusal(
-        &mut self,
-        device: ConnectionKey,
-        id: ConnectorId,
-        claim: &Claim,
-        answer: &Answer,
-        now: Instant,
-    ) {
-        let Some(more) = self.relay.complaints.note(now) else {
-            return;
-        };
-        let (Some(entry), Some(connector)) = (self.entry(device), self.connectors.get(&id)) else {
-            return;
-        };
-        let advice = SasToken::parse(claim.token.expose()).ok().and_then(|token| {
-            let time = self.clock.since_1970(now);
-            identity::diagnose(
-                &token,
-                time,
-                connector.server_name(),
-                answer.status,
-                answer.description(),
-            )
-        });
-        tracing::warn!(
-            target: "ROUTER_CORE",
-            "[C{}] The hub ({}) refused a token of {} for '{}': {} {}{}{more}",
-            entry.connection.number,
-            connector.settings.name,
-            entry.transport.peer,
-            excerpt(&claim.audience),
-            answer.status,
-            excerpt(answer.description()),
-            advice.map(|advice| format!(". {advice}")).unwrap_or_default(),
-        );
     }
 }
 

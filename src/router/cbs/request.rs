@@ -3,7 +3,7 @@
 use crate::amqp::DecodeError;
 use crate::amqp::message::{Body, Message, Properties};
 use crate::amqp::value::Value;
-use crate::router::identity::{Resource, SasToken, TokenFault};
+use crate::router::identity::{Resource, SasToken, TokenFault, identity_of};
 use crate::router::settings::Secret;
 
 /// The type of a put-token that IoT Hub, Event Hubs and Service Bus all take.
@@ -47,6 +47,13 @@ impl Claim {
             token: Secret::new(text.into()),
             expiry: Some(token.expiry()),
         })
+    }
+
+    /// Whether it opens an address. A hub believes the resource of a SAS token, which is signed; what others are for is
+    /// the client's own word, and devices have no such tokens (IoT Hub: Entra is for services).
+    pub(super) fn covers(&self, address: &str) -> bool {
+        let is_signed = self.expiry.is_some();
+        (is_signed || identity_of(address).is_none()) && self.resource.covers(address)
     }
 
     /// The request that puts it.

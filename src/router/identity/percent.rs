@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 /// The text with its escapes read, or as it is when that is no text.
-pub(super) fn decoded(text: &str) -> Cow<'_, str> {
+pub(in crate::router) fn decoded(text: &str) -> Cow<'_, str> {
     decode(text).unwrap_or(Cow::Borrowed(text))
 }
 

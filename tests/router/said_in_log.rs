@@ -1,0 +1,59 @@
+//! What the router logs while a test does something.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The lines, with level and module.
+#[derive(Debug)]
+pub(crate) struct Said(Vec<String>);
+
+#[derive(Clone, Default)]
+struct Pen(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Pen {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut text = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Said {
+    /// What is logged while this runs, from level INFO on.
+    pub(crate) fn of(what: impl FnOnce()) -> Self {
+        let pen = Pen::default();
+        let writer = pen.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::INFO)
+            .with_ansi(false)
+            .without_time()
+            .with_writer(move || writer.clone());
+        tracing::subscriber::with_default(subscriber.finish(), what);
+        let text = pen.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Said(
+            String::from_utf8_lossy(&text)
+                .lines()
+                .map(str::to_owned)
+                .collect(),
+        )
+    }
+
+    pub(crate) fn count(&self, text: &str) -> usize {
+        self.0.iter().filter(|line| line.contains(text)).count()
+    }
+
+    pub(crate) fn contains(&self, text: &str) -> bool {
+        self.count(text) > 0
+    }
+
+    /// The first line with this text.
+    #[track_caller]
+    pub(crate) fn line(&self, text: &str) -> &str {
+        let line = self.0.iter().find(|line| line.contains(text));
+        line.unwrap_or_else(|| panic!("no line with '{text}' in {:#?}", self.0))
+    }
+}

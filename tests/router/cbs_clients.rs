@@ -405,8 +405,7 @@ fn micro_has_one_session_eight_handles_and_frames_of_1024_bytes() {
     world.run();
     world.peer(peer).grant(0, 1, 10);
     let mut hub = CbsHub::new(&world);
-    let mut handle = 2;
-    for round in 0..3 {
+    for (round, handle) in (0..3).zip(2..) {
         let id = string(&format!("0a52-{round}"));
         send(
             &mut world,
@@ -429,7 +428,6 @@ fn micro_has_one_session_eight_handles_and_frames_of_1024_bytes() {
         );
         world.peer(peer).detach(0, handle, true, Value::Null);
         world.run();
-        handle += 1;
     }
     single_pair(&mut world);
 }

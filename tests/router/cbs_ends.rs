@@ -342,22 +342,28 @@ fn an_unused_connection_is_closed_when_its_devices_have_gone_and_not_before() {
 }
 
 #[test]
-fn a_hub_without_room_for_a_session_refuses_the_links_that_asked() {
-    let mut world = cbs_world(cbs_settings());
-    let narrow = Announces {
-        channel_max: 0,
-        ..Announces::default()
-    };
-    world.hub = Some((CBS_HUB_AUTO, narrow));
-    let first = CbsDevice::new(&mut world, "d1");
-    let mut hub = CbsHub::new(&world);
-    first.puts(&mut world, &mut hub, "d1");
-    // The one channel is that of the pair.
-    world.peer(first.peer).attach(0, 2, "events", true, EVENTS);
-    world.run();
-    let told = detached(&mut world, first.peer, 2);
-    assert_eq!(told.as_deref(), Some("amqp:resource-limit-exceeded"));
-    first.puts(&mut world, &mut hub, "d1");
+fn a_hub_with_few_channels_is_asked_all_the_same() {
+    for channel_max in [0, 1] {
+        let mut world = cbs_world(cbs_settings());
+        let narrow = Announces {
+            channel_max,
+            ..Announces::default()
+        };
+        world.hub = Some((CBS_HUB_AUTO, narrow));
+        let device = CbsDevice::new(&mut world, "d1");
+        device.ask(&mut world, &put_token("d1", Value::Ulong(0)));
+        CbsHub::new(&world).accept_all(&mut world);
+        world.advance(seconds(30));
+        let told = detached(&mut world, device.peer, ASKS);
+        assert_eq!((told, codes(device, &mut world)), (None, vec![200]));
+        if channel_max > 0 {
+            world.peer(device.peer).attach(0, 2, "events", true, EVENTS);
+            world.run();
+            assert_eq!(detached(&mut world, device.peer, 2), None);
+        }
+        assert_eq!(world.router.snapshot().cbs_requests, 0);
+        assert!(world.is_alive(device.peer));
+    }
 }
 
 // ---- reload and shutdown ---------------------------------------------------------------------------------------------

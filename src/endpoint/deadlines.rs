@@ -56,8 +56,6 @@ impl Connection {
         }
         let limit = self.announce.idle_timeout.filter(|_| self.open_sent);
         if limit.is_some_and(|limit| self.last_input + limit <= now) {
-            // The Close that follows has its time, too.
-            self.last_output = now;
             return Err(ConnectionError::IdleTimeout);
         }
         if self.phase == Phase::Opened

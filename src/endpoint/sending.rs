@@ -318,8 +318,9 @@ impl Connection {
         };
     }
 
-    /// Ends the connection over an error: says so if the peer can understand it, and does not wait.
-    pub fn fail(&mut self, error: &ConnectionError) {
+    /// Ends the connection over an error: says so if the peer can understand it, and does not wait. What is said has its
+    /// time from `now` on, however long ago the peer was heard.
+    pub fn fail(&mut self, error: &ConnectionError, now: Instant) {
         let close = AmqpError::new(error.condition(), error.to_string());
         match error {
             ConnectionError::UnknownProtocol(_) if self.phase == Phase::Header => {
@@ -345,6 +346,7 @@ impl Connection {
                 }
             }
         }
+        self.last_output = now;
         self.finish();
     }
 

@@ -331,8 +331,9 @@ impl Router {
 
     /// A protocol error or a time-out: says why, to the peer and in the log, and gives up what the connection had.
     pub(super) fn fail_connection(&mut self, key: ConnectionKey, error: &ConnectionError) {
+        let now = self.now;
         let Some(entry) = self.entry_mut(key) else { return };
-        entry.connection.fail(error);
+        entry.connection.fail(error, now);
         let (number, kind, peer) = (entry.connection.number, entry.kind, entry.transport.peer.clone());
         let condition = error.condition();
         match kind {

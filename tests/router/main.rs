@@ -4,8 +4,11 @@
 //! (`LINKROUTERD_SEED=n` replays one, `LINKROUTERD_SCHEDULES=n` changes their number).
 
 mod back_pressure;
+mod cbs_clients;
+mod cbs_ends;
 mod cbs_hub;
 mod cbs_relay;
+mod cbs_simulation;
 mod conformance_attach;
 mod conformance_detach;
 mod conformance_disposition;
@@ -27,6 +30,7 @@ mod scenarios_detach;
 mod scenarios_eviction;
 mod scenarios_loss;
 mod scenarios_outage;
+mod scenarios_plain;
 mod scenarios_policy;
 mod scenarios_pool;
 mod scenarios_prefixes;

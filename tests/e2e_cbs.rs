@@ -210,7 +210,8 @@ async fn fifty_netduinos_at_once() -> Result<(), Failure> {
         .map(board)
         .map(|id| (events_of(&id), message::encode(&message::data(id))))
         .collect();
-    (seen.sort(), expected.sort());
+    seen.sort();
+    expected.sort();
     ensure_eq("telemetry at the hub", seen, expected)?;
     let connections = gateway
         .hub

@@ -422,10 +422,10 @@ impl IotHub {
 fn node_of(attach: &Attach) -> Option<Node> {
     let address = match attach.role {
         Role::Receiver => attach.source.as_ref()?.address.as_deref(),
-        Role::Sender => match attach.target.as_deref()? {
-            TargetArchetype::Target(target) => target.address.as_deref(),
-            _ => None,
-        },
+        Role::Sender => {
+            let TargetArchetype::Target(target) = attach.target.as_deref()?;
+            target.address.as_deref()
+        }
     };
     Node::find(address?, &attach.role)
 }

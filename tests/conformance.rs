@@ -1,4 +1,4 @@
-//! `docs/conformance.md` names tests; each of them is there.
+//! `docs/conformance.md` and `docs/azure-clients.md` name tests; each of them is there.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -33,36 +33,73 @@ fn functions(folder: &Path, names: &mut BTreeSet<String>) {
     }
 }
 
-#[test]
-fn every_test_that_the_table_names_exists() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+/// Names of all tests, and other functions.
+fn names() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for folder in ["src", "tests"] {
-        functions(&root.join(folder), &mut names);
+        functions(&root().join(folder), &mut names);
     }
-    let table = fs::read_to_string(root.join("docs/conformance.md")).expect("the table");
-    let rows = table
-        .lines()
-        .filter(|line| line.starts_with("| ") && !line.starts_with("| Rule"));
+    names
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The rows of a document's tables, cell by cell, below a header that begins with one of these words.
+fn rows(document: &str, headers: &[&str]) -> Vec<Vec<String>> {
+    let text = fs::read_to_string(root().join(document)).expect("the document");
+    let mut rows = Vec::new();
+    let mut is_wanted = false;
+    let mut is_first = true;
+    for line in text.lines() {
+        let Some(row) = line.strip_prefix('|').and_then(|row| row.strip_suffix('|')) else {
+            (is_wanted, is_first) = (false, true);
+            continue;
+        };
+        let cells: Vec<String> = row.split(" | ").map(|cell| cell.trim().to_owned()).collect();
+        if is_first {
+            is_wanted = headers.contains(&cells[0].as_str());
+        } else if is_wanted && !row.starts_with("---") {
+            rows.push(cells);
+        }
+        is_first = false;
+    }
+    rows
+}
+
+/// Asserts that each of these cells names tests, and only such as there are; gives how many.
+fn check(cells: &[&String]) -> usize {
+    let names = names();
     let mut missing = Vec::new();
     let mut count = 0;
-    for row in rows {
-        let shown = row
-            .trim_end_matches([' ', '|'])
-            .rsplit_once(" | ")
-            .map_or("", |(_, shown)| shown);
-        let tests: Vec<&str> = shown.split('`').skip(1).step_by(2).collect();
+    for cell in cells {
+        let tests: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
         if tests.is_empty() {
-            missing.push(format!("no test: {row}"));
+            missing.push(format!("no test: {cell}"));
         }
         count += tests.len();
-        missing.extend(
-            tests
-                .iter()
-                .filter(|&&name| !names.contains(name))
-                .map(|name| format!("no such test: {name}")),
-        );
+        let unknown = tests.iter().filter(|&&name| !names.contains(name));
+        missing.extend(unknown.map(|name| format!("no such test: {name}")));
     }
-    assert!(count > 50, "only {count} tests are named");
     assert!(missing.is_empty(), "\n{}\n", missing.join("\n"));
+    count
+}
+
+#[test]
+fn every_rule_names_tests_that_exist() {
+    let rows = rows("docs/conformance.md", &["Rule"]);
+    let shown: Vec<&String> = rows.iter().filter_map(|row| row.last()).collect();
+    let count = check(&shown);
+    assert!(count > 50, "only {count} tests are named");
+}
+
+#[test]
+fn every_behaviour_of_every_azure_client_names_tests_that_exist() {
+    let rows = rows("docs/azure-clients.md", &["Client", "Together"]);
+    let shown: Vec<&String> = rows.iter().flat_map(|row| row.iter().skip(1)).collect();
+    let count = check(&shown);
+    assert!(count > 30, "only {count} tests are named");
+    let clients = self::rows("docs/azure-clients.md", &["Library"]).len();
+    assert!(clients >= 7, "only {clients} clients are described");
 }

@@ -11,15 +11,9 @@ use support::{Failure, daemon, ensure};
 
 #[tokio::test]
 async fn ten_devices_share_one_connection_and_none_passes_for_another() -> Result<(), Failure> {
-    for mode in [
-        CbsMode::Refuse,
-        CbsMode::LastWins,
-        CbsMode::PerSession,
-        CbsMode::ReplyTo,
-    ] {
-        let mut settings = fleet::register(article::hub_settings());
-        settings.cbs_mode = mode;
-        let gateway = Gateway::to_iot_hub(settings).await?;
+    for mode in CbsMode::ALL {
+        let settings = fleet::register(article::hub_settings());
+        let gateway = Gateway::to_iot_hub_in(mode, settings, str::to_owned).await?;
         gateway.daemon()?;
         let Secrets(secrets) = fleet::run(&gateway.reach, &gateway.hub, &mut ())
             .await

@@ -103,6 +103,8 @@ pub struct Connection {
     pub(super) last_output: Instant,
     /// By our channel.
     pub(super) sessions: Vec<Option<Box<Session>>>,
+    /// How many there are.
+    session_count: usize,
     /// Our channel by the peer's.
     pub(super) channels: Vec<Option<Channel>>,
 }
@@ -141,6 +143,7 @@ impl Connection {
             last_input: now,
             last_output: now,
             sessions: Vec::new(),
+            session_count: 0,
             channels: Vec::new(),
         };
         if is_connector {
@@ -442,11 +445,12 @@ impl Connection {
     }
 
     pub(super) fn add_session(&mut self, session: Session) -> Result<Channel, ConnectionError> {
-        let free = self
-            .sessions
-            .iter()
-            .position(Option::is_none)
-            .unwrap_or(self.sessions.len());
+        let mut free = self.sessions.len();
+        if self.session_count < free
+            && let Some(gap) = self.sessions.iter().position(Option::is_none)
+        {
+            free = gap;
+        }
         let channel = Channel(u16::try_from(free).unwrap_or(u16::MAX));
         if channel.0 > self.remote_channel_max.min(limits::UPSTREAM_CHANNEL_MAX) {
             return Err(ConnectionError::Channel(channel));
@@ -456,13 +460,16 @@ impl Connection {
         }
         if let Some(slot) = self.sessions.get_mut(free) {
             *slot = Some(Box::new(session));
+            self.session_count += 1;
         }
         Ok(channel)
     }
 
     fn free_session(&mut self, channel: Channel, remote: Channel) {
-        if let Some(slot) = self.sessions.get_mut(usize::from(channel.0)) {
-            *slot = None;
+        if let Some(slot) = self.sessions.get_mut(usize::from(channel.0))
+            && slot.take().is_some()
+        {
+            self.session_count = self.session_count.saturating_sub(1);
         }
         if let Some(slot) = self.channels.get_mut(usize::from(remote.0)) {
             *slot = None;
@@ -492,6 +499,11 @@ impl Connection {
     #[inline]
     pub fn link_mut(&mut self, channel: Channel, handle: Handle) -> Option<&mut Link> {
         self.session_mut(channel)?.link_mut(handle)
+    }
+
+    /// How many sessions there are, those included whose end the peer has not answered.
+    pub const fn session_count(&self) -> usize {
+        self.session_count
     }
 
     /// What the owner has kept with all sessions.

@@ -81,14 +81,19 @@ impl Router {
             Ok(decision) => decision,
             Err(error) => return self.refuse(key, channel, handle, attach, &error),
         };
-        let id = decision.connector;
-        if is_cbs(&decision.address) && self.relays_cbs(id) {
-            return self.attach_cbs(key, channel, handle, attach, id);
+        let pool = decision.connector;
+        if is_cbs(&decision.address) && self.relays_cbs(pool) {
+            return self.attach_cbs(key, channel, handle, attach, self.configured(pool));
         }
-        let standing = self.standing(key, id, &decision.address, now);
+        let standing = self.standing(key, pool, &decision.address, now);
         if let Standing::Refused(error) = standing {
             return self.refuse(key, channel, handle, attach, &error);
         }
+        let id = match self.take_slot(pool, decision.slot) {
+            Ok(id) => id,
+            Err(error) => return self.refuse(key, channel, handle, attach, &error),
+        };
+        self.expect_tokens(key, id, now);
         let Some(session_pair) = self.session_pair(
             SessionRef {
                 connection: key,
@@ -155,6 +160,9 @@ impl Router {
             return known;
         }
         let pair = u32::try_from(self.session_pairs.insert(SessionPair::new(device, connector))).ok()?;
+        if let Some(connector) = self.connectors.get_mut(&connector) {
+            connector.unbegun += 1;
+        }
         self.entry_mut(device.connection)?
             .connection
             .session_mut(device.channel)?
@@ -200,6 +208,9 @@ impl Router {
                 if let Some(session) = entry.connection.session_mut(channel) {
                     session.owners.push(pair);
                 }
+                if let Some(connector) = self.connectors.get_mut(&id) {
+                    connector.unbegun = connector.unbegun.saturating_sub(1);
+                }
                 SessionRef {
                     connection: hub,
                     channel,
@@ -230,7 +241,7 @@ impl Router {
         let handle = match attached {
             Ok(handle) => handle,
             Err(error) => {
-                connector.names.remove(&(role, upstream_name));
+                connector.names.release(role, &upstream_name);
                 return Err(if error == SessionError::FrameSizeTooSmall {
                     let what = "the attach is larger than the hub's max-frame-size";
                     AmqpError::new(error.condition(), what)

@@ -1,14 +1,16 @@
 //! Connectors: when to dial, and what waits for it.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::ConnectionKey;
 use super::attach::excerpt;
 use super::cbs::HubCbs;
 use super::failover::HostList;
+use super::link_names::LinkNames;
 use super::pace::{Admit, Pace};
-use super::settings::{CbsMode, ConnectorRole, ConnectorSettings};
+use super::settings::{CbsMode, ConnectorId, ConnectorRole, ConnectorSettings};
+use super::tokens::Tokens;
 use crate::amqp::performative::Role;
 use crate::endpoint::limits;
 
@@ -69,23 +71,30 @@ pub(super) struct Connector {
     pub(super) waiting: VecDeque<u32>,
     /// Those whose turn has come, and that wait until their device's tokens are known to the connection.
     pub(super) behind_tokens: VecDeque<u32>,
-    /// Link names in use on the connection, by the device's role.
-    pub(super) names: HashSet<(Role, Box<str>)>,
-    /// Devices that have used the connection since it was opened.
+    /// The configured connector, if this is a further connection of its pool.
+    pub(super) head: Option<ConnectorId>,
+    /// The further connections of a configured connector, oldest first.
+    pub(super) further: Vec<ConnectorId>,
+    /// Link names in use on the connection.
+    pub(super) names: LinkNames,
+    /// Devices that have used the connection since it was opened, or whose tokens wait for it.
     pub(super) users: HashSet<ConnectionKey>,
     /// Those of them that have started there, with a link or a token.
     pub(super) started: HashSet<ConnectionKey>,
     /// How fast others may do so.
     pace: Option<Pace>,
-    /// Tokens that the hub has accepted on the connection, by audience, and when each ends. Those of devices that have
-    /// gone count until then.
-    pub(super) tokens: HashMap<Box<str>, Option<Instant>>,
+    /// What the hub has accepted on the connection.
+    pub(super) tokens: Tokens,
     /// Our `$cbs` pair on the connection, once there was something to ask.
     pub(super) cbs: Option<Box<HubCbs>>,
     /// Requests to its `$cbs` that are not answered.
     pub(super) asking: usize,
     /// Those of them that are not on their way, in order.
     pub(super) unsent: VecDeque<u64>,
+    /// Session pairs that wait for a session on the connection.
+    pub(super) unbegun: usize,
+    /// The hub's channel-max, the last time that it was open.
+    pub(super) channel_max: u16,
     /// When the last of them went.
     pub(super) unused_since: Option<Instant>,
     /// Number in log lines of the connection that is being dialed.
@@ -119,14 +128,18 @@ impl Connector {
             container_id: None,
             waiting: VecDeque::new(),
             behind_tokens: VecDeque::new(),
-            names: HashSet::new(),
+            head: None,
+            further: Vec::new(),
+            names: LinkNames::default(),
             users: HashSet::new(),
             started: HashSet::new(),
             pace: paced.and_then(Pace::new),
-            tokens: HashMap::new(),
+            tokens: Tokens::default(),
             cbs: None,
             asking: 0,
             unsent: VecDeque::new(),
+            unbegun: 0,
+            channel_max: u16::MAX,
             unused_since: None,
             number: 0,
             failures: 0,
@@ -308,7 +321,7 @@ impl Connector {
         self.state = State::Open(key);
         self.opened_at = Some(now);
         self.container_id = Some(container_id.to_owned());
-        self.unused_since = Some(now);
+        self.unused_since = self.users.is_empty().then_some(now);
         let attempts = std::mem::take(&mut self.failed_attempts);
         let since = self.down_since.take()?;
         (attempts > 0).then(|| (attempts, now.saturating_duration_since(since)))
@@ -316,10 +329,12 @@ impl Connector {
 
     /// The connection, or the attempt at one, is over: when the next may be made, and with which host.
     pub(super) fn lost(&mut self, now: Instant) {
-        self.forget_connection();
         self.down_since.get_or_insert(now);
         let opened_at = self.opened_at.take();
         let was_open = opened_at.is_some();
+        if was_open {
+            self.forget_connection();
+        }
         let has_held = opened_at.is_some_and(|at| now >= at + HOLDS_AFTER);
         if has_held {
             self.failures = 0;
@@ -362,10 +377,10 @@ impl Connector {
     }
 
     fn forget_connection(&mut self) {
-        self.names.clear();
+        self.names = LinkNames::default();
         self.users.clear();
         self.started.clear();
-        self.tokens = HashMap::new();
+        self.tokens.lose();
         self.cbs = None;
         self.unused_since = None;
     }
@@ -392,14 +407,7 @@ impl Connector {
     /// The link's name at the hub: stable, because durable subscriptions and link recovery key on it, and unique among
     /// the links of this connection (qdrouterd 1.19: `<name>@<container-id>`).
     pub(super) fn claim_name(&mut self, role: Role, name: &str, container_id: &str) -> Box<str> {
-        let base = format!("{name}@{container_id}");
-        let mut candidate: Box<str> = base.as_str().into();
-        let mut suffix = 1u32;
-        while !self.names.insert((role, candidate.clone())) {
-            suffix = suffix.saturating_add(1);
-            candidate = format!("{base}#{suffix}").into();
-        }
-        candidate
+        self.names.claim(role, &format!("{name}@{container_id}"))
     }
 }
 
@@ -407,17 +415,6 @@ impl Connector {
 pub(super) mod tests {
     use super::*;
     use crate::router::settings::HostPort;
-
-    #[test]
-    fn equal_names_are_told_apart_and_come_back() {
-        let mut connector = Connector::new(settings(), 7);
-        let claim = |c: &mut Connector, role| c.claim_name(role, "send", "dev").to_string();
-        assert_eq!(claim(&mut connector, Role::Sender), "send@dev");
-        assert_eq!(claim(&mut connector, Role::Receiver), "send@dev");
-        assert_eq!(claim(&mut connector, Role::Sender), "send@dev#2");
-        connector.names.remove(&(Role::Sender, "send@dev".into()));
-        assert_eq!(claim(&mut connector, Role::Sender), "send@dev");
-    }
 
     #[test]
     fn delays_double_with_jitter_and_are_capped() {

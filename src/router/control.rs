@@ -370,7 +370,7 @@ impl Router {
             return;
         };
         if let Some(connector) = self.connectors.get_mut(&pair.connector) {
-            connector.names.remove(&(role, name));
+            connector.names.release(role, &name);
         }
     }
 }

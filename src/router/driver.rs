@@ -12,7 +12,7 @@ use super::settings::{ConnectorId, HostPort, Secret};
 pub enum Action {
     /// Look at this connection again: bytes to write, reading allowed again, or its state changed.
     Wake(ConnectionKey),
-    /// Resolve, connect, and for a TLS connector shake hands ([`Router::dial_target`] says with whom); then call `dialed`
+    /// For a connector or a further connection of its pool: resolve, connect, and for a TLS connector shake hands ([`Router::dial_target`] says with whom); then call `dialed`
     /// or `dial_failed`, once.
     Dial(ConnectorId),
     /// Find out whether this is the user's password, without letting anybody wait for it; then call `authenticated`,
@@ -52,6 +52,8 @@ pub struct TransportInfo {
 /// Whom to dial.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DialTarget {
+    /// The connector that the configuration knows: a further connection of its pool is dialed as it is.
+    pub configured: ConnectorId,
     /// Where.
     pub host: HostPort,
     /// Whom we expect there: for SNI and the name in the certificate.

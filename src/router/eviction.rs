@@ -78,7 +78,7 @@ impl Router {
             None => in_one_spelling(Terminus::parse(terminus?).ok()?.address?),
         };
         Some(OwnNode {
-            hub: id,
+            hub: self.configured(id),
             role: attach.role,
             address: address?.into(),
         })

@@ -12,7 +12,7 @@ use crate::endpoint::limits;
 ///
 /// A host stays in the rotation while it is configured or in the last list that a hub has announced. The configured
 /// ones therefore never go, and an empty list forgets all others.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct HostList {
     configured: Vec<HostPort>,
     announced: Vec<HostPort>,

@@ -44,6 +44,7 @@ mod eviction;
 mod failover;
 mod flow_control;
 mod identity;
+mod link_names;
 mod local;
 mod login;
 mod loss;
@@ -51,6 +52,7 @@ mod pace;
 mod pair;
 mod pattern;
 mod policy;
+mod pool;
 mod prefix;
 mod reload;
 mod route;
@@ -58,6 +60,7 @@ pub mod settings;
 mod snapshot;
 mod table;
 mod timer;
+mod tokens;
 mod transfer;
 mod unanswered;
 mod upstream;
@@ -471,11 +474,13 @@ impl Router {
 
     /// Whom [`Action::Dial`] means. `None`: nobody any more.
     pub fn dial_target(&self, connector: ConnectorId) -> Option<DialTarget> {
+        let configured = self.configured(connector);
         let connector = self
             .connectors
             .get(&connector)
             .filter(|connector| connector.state == State::Dialing)?;
         Some(DialTarget {
+            configured,
             host: connector.hosts.current().clone(),
             server_name: connector.server_name().to_owned(),
             limit: connector.dial_limit(),

@@ -48,7 +48,7 @@ impl Router {
         let mut former: BTreeMap<String, ConnectorId> = self
             .connectors
             .iter()
-            .filter(|(_, connector)| !connector.is_accepted())
+            .filter(|(_, connector)| !connector.is_accepted() && connector.head.is_none())
             .map(|(&id, connector)| (connector.settings.name.clone(), id))
             .collect();
         let kept: Vec<Option<ConnectorId>> = settings
@@ -72,9 +72,11 @@ impl Router {
             } else {
                 "its configuration changed"
             };
-            if let Some(State::Opening(key) | State::Open(key)) = self.connectors.get(&id).map(|it| it.state)
-            {
-                self.close_connector(id, key, why, now);
+            let pool: Vec<(ConnectorId, State)> = self.pool(id).map(|(id, it)| (id, it.state)).collect();
+            for (id, state) in pool {
+                if let State::Opening(key) | State::Open(key) = state {
+                    self.close_connector(id, key, why, now);
+                }
             }
         }
 
@@ -117,7 +119,12 @@ impl Router {
         for id in former.into_values() {
             self.dismiss(id, now);
         }
-        for &id in &reloaded.connectors {
+        let all: Vec<ConnectorId> = reloaded
+            .connectors
+            .iter()
+            .flat_map(|&id| self.pool(id).map(|(id, _)| id))
+            .collect();
+        for id in all {
             if self.connectors.get(&id).is_some_and(|it| it.state == State::Idle) {
                 self.want_if_needed(id, now);
             }
@@ -126,13 +133,23 @@ impl Router {
         reloaded
     }
 
-    /// Hands over what waits for a connector, and the connection that is still to close.
+    /// Hands over what waits for a connector, and the connection that is still to close; and the same for each further
+    /// connection of its pool that anything waits for.
     fn succeed(&mut self, predecessor: ConnectorId, id: ConnectorId) {
         let Some(old) = self.connectors.remove(&predecessor) else {
             return;
         };
         if let Some(key) = old.connection() {
             self.hand_over(key, id);
+        }
+        for further in old.further {
+            let is_needed = self.connectors.get(&further).is_some_and(Connector::is_needed);
+            match is_needed.then(|| self.grow(id)).flatten() {
+                Some(successor) => self.succeed(further, successor),
+                None => {
+                    self.connectors.remove(&further);
+                }
+            }
         }
         for (_, pair) in &mut self.session_pairs {
             if pair.connector == predecessor && pair.upstream.is_none() {
@@ -142,6 +159,7 @@ impl Router {
         self.move_requests(predecessor, id);
         if let Some(new) = self.connectors.get_mut(&id) {
             new.waiting = old.waiting;
+            new.unbegun = old.unbegun;
         }
     }
 
@@ -154,24 +172,28 @@ impl Router {
         }
     }
 
-    /// A connector that is no more: what waits for it goes elsewhere, if the routes say so, or is refused.
+    /// A connector that is no more: what waits for its connections goes elsewhere, if the routes say so, or is refused.
     fn dismiss(&mut self, id: ConnectorId, now: Instant) {
-        let Some(connector) = self.connectors.get_mut(&id) else {
-            return;
-        };
-        let what = format!(
-            "Connector {} was removed from the configuration",
-            connector.settings.name
-        );
-        for number in connector.waiting.iter().copied().collect::<Vec<_>>() {
-            if !self.move_waiting(number, To::Any, now) {
-                let error = self.unreachable_error(&what);
-                self.refuse_waiting(number, Some(&error));
+        let pool: Vec<ConnectorId> = self.pool(id).map(|(id, _)| id).collect();
+        let gone: Vec<(ConnectorId, Connector)> = pool
+            .into_iter()
+            .filter_map(|id| Some((id, self.connectors.remove(&id)?)))
+            .collect();
+        for (id, mut connector) in gone {
+            let what = format!(
+                "Connector {} was removed from the configuration",
+                connector.settings.name
+            );
+            connector.forget_order_of_tokens();
+            for number in connector.waiting {
+                if !self.move_waiting(number, To::Any, now) {
+                    let error = self.unreachable_error(&what);
+                    self.refuse_waiting(number, Some(&error));
+                }
             }
+            let error = self.unreachable_error(&what);
+            self.fail_requests(id, &error, now);
         }
-        let error = self.unreachable_error(&what);
-        self.fail_requests(id, &error, now);
-        self.connectors.remove(&id);
     }
 
     /// Brokers that connected to us go by the name of their listener.
@@ -189,7 +211,12 @@ impl Router {
     fn replace_routes(&mut self, routes: Vec<RouteSettings>) {
         let table = LinkRouteTable::new(routes);
         let is_open = |connector: &&Connector| connector.open_connection().is_some();
-        for connector in self.connectors.values().filter(is_open) {
+        let is_first = |&(&id, _): &(&ConnectorId, &Connector)| {
+            let is_older = |other: &(ConnectorId, &Connector)| other.0 < id && is_open(&other.1);
+            !self.pool(self.configured(id)).any(|other| is_older(&other))
+        };
+        let open = self.connectors.iter().filter(|(_, connector)| is_open(connector));
+        for (_, connector) in open.filter(is_first) {
             let name = connector.settings.name.as_str();
             let container_id = connector.container_id.as_deref().unwrap_or_default();
             let [old, new] =

@@ -6,8 +6,9 @@ use super::attach::excerpt;
 use super::cbs::{CBS, is_cbs};
 use super::connection::Kind;
 use super::connector::{Connector, State};
+use super::pool::Slot;
 use super::prefix::{self, Readdressing};
-use super::settings::{ConnectorId, ConnectorRole, Destination, Direction, RouteSettings};
+use super::settings::{ConnectorId, Destination, Direction, RouteSettings};
 use super::{ConnectionKey, Router};
 use crate::amqp::condition::{self, AmqpError};
 use crate::amqp::performative::{Attach, Role};
@@ -19,7 +20,9 @@ pub(super) const COORDINATOR: &str = "$coordinator";
 
 /// Where a device's attach goes.
 pub(super) struct Decision {
+    /// The connection, or the configured connector if it is yet to be made.
     pub(super) connector: ConnectorId,
+    pub(super) slot: Slot,
     /// As the hub gets it.
     pub(super) address: Box<str>,
     pub(super) readdressing: Option<Box<Readdressing>>,
@@ -38,8 +41,31 @@ pub(super) struct Service {
 pub(super) enum Placing {
     /// In turn among those that are open or can be dialed at once.
     InTurn,
-    /// An open one rather than one that must be dialed: the attach has waited for another in vain.
-    OpenFirst,
+    /// An open one rather than one that must be dialed: the attach has waited for this one in vain.
+    OpenFirst(ConnectorId),
+    /// The one that the attach has waited for is open, and has no room for it.
+    Overflow(ConnectorId),
+}
+
+impl Placing {
+    /// The connection that the attach is not to have.
+    const fn leaving(self) -> Option<ConnectorId> {
+        match self {
+            Placing::InTurn => None,
+            Placing::OpenFirst(id) | Placing::Overflow(id) => Some(id),
+        }
+    }
+}
+
+/// A connection that could take a link.
+struct Candidate {
+    readiness: Readiness,
+    connector: ConnectorId,
+    slot: Slot,
+    /// Index of the route that leads there.
+    route: usize,
+    /// The device puts its tokens there.
+    is_bound: bool,
 }
 
 /// How soon a connection can take a link.
@@ -51,6 +77,8 @@ enum Readiness {
     Connecting,
     /// In back-off, or perhaps not the container that the route names.
     Doubtful,
+    /// It takes no other device.
+    Full,
 }
 
 /// What an attach asks for.
@@ -95,7 +123,7 @@ impl Router {
         let (direction, terminus) = routed_terminus(attach)?;
         let asked = asked(direction, terminus.as_ref())?;
         let address = self.address_for(device, &asked)?;
-        let (id, route) = self.choose(direction, &address, placing)?;
+        let (id, slot, route) = self.choose(device, direction, &address, placing)?;
         let survives_disconnect = terminus.is_some_and(|terminus| terminus.survives_disconnect());
         let route = self.routes.get(route);
         let readdressing = route
@@ -111,6 +139,7 @@ impl Router {
         }
         Ok(Decision {
             connector: id,
+            slot,
             address: asked.towards_hub(readdressing.as_deref()),
             readdressing,
             survives_disconnect,
@@ -121,7 +150,9 @@ impl Router {
     pub(super) fn connector_of_cbs(&mut self, device: ConnectionKey) -> Option<ConnectorId> {
         let asked = Asked::Address(CBS);
         let address = self.address_for(device, &asked).ok()?;
-        let (id, route) = self.choose(Direction::In, &address, Placing::InTurn).ok()?;
+        let (id, _, route) = self
+            .choose(device, Direction::In, &address, Placing::InTurn)
+            .ok()?;
         let (route, connector) = self.routes.get(route).zip(self.connectors.get(&id))?;
         let readdressing = asked.readdressing(&address, route, connector);
         let ends_here = is_cbs(&asked.towards_hub(readdressing.as_deref())) && self.relays_cbs(id);
@@ -175,39 +206,37 @@ impl Router {
         (is_multi_tenant && !entry.vhost.is_empty()).then_some(&*entry.vhost)
     }
 
-    /// One of the connections that the best route leads to, with the index of the route that led there: several routes may have one
-    /// pattern, and several containers one id.
+    /// One of the connections that the best route leads to, with the index of the route that led there: several routes
+    /// may have one pattern, and several containers one id. The connections of a pool are one choice.
     fn choose(
         &mut self,
+        device: ConnectionKey,
         direction: Direction,
         address: &str,
         placing: Placing,
-    ) -> Result<(ConnectorId, usize), AmqpError> {
-        let mut candidates: Vec<(Readiness, ConnectorId, usize)> = Vec::new();
+    ) -> Result<(ConnectorId, Slot, usize), AmqpError> {
+        self.expire_tokens();
+        let mut candidates: Vec<Candidate> = Vec::new();
         let mut first = None;
         for (index, route) in self.routes.find(direction, address) {
             first.get_or_insert(index);
-            for (&id, connector) in &self.connectors {
-                if connector.serves(&route.destination)
-                    && let Some(readiness) = self.readiness(id, connector, &route.destination)
-                {
-                    let readiness = match (placing, readiness) {
-                        (Placing::InTurn, Readiness::Idle) => Readiness::Open,
-                        (Placing::InTurn | Placing::OpenFirst, readiness) => readiness,
-                    };
-                    candidates.push((readiness, id, index));
-                }
+            for (&head, _) in self.connectors.iter().filter(|(_, it)| it.head.is_none()) {
+                candidates.extend(self.candidate(device, head, (index, &route.destination), placing));
             }
         }
         let Some(first) = first else {
             return Err(no_route(direction, address));
         };
-        let best = candidates.iter().map(|&(readiness, ..)| readiness).min();
-        candidates.retain(|&(readiness, ..)| Some(readiness) == best);
-        let turn = self.routes.next_turn(first).checked_rem(candidates.len());
-        let chosen = turn.and_then(|turn| candidates.get(turn));
-        match chosen {
-            Some(&(_, id, index)) => Ok((id, index)),
+        let chosen = match candidates.iter().position(|candidate| candidate.is_bound) {
+            Some(bound) => Some(bound),
+            None => {
+                let best = candidates.iter().map(|candidate| candidate.readiness).min();
+                candidates.retain(|candidate| Some(candidate.readiness) == best);
+                self.routes.next_turn(first).checked_rem(candidates.len())
+            }
+        };
+        match chosen.and_then(|index| candidates.get(index)) {
+            Some(chosen) => Ok((chosen.connector, chosen.slot, chosen.route)),
             None => {
                 let missing = self.routes.get(first).map(|route| nobody_at(&route.destination));
                 Err(self.unreachable_error(&missing.unwrap_or_default()))
@@ -215,12 +244,53 @@ impl Router {
         }
     }
 
+    /// What a connector has for this device, if a route leads there.
+    fn candidate(
+        &self,
+        device: ConnectionKey,
+        head: ConnectorId,
+        (route, to): (usize, &Destination),
+        placing: Placing,
+    ) -> Option<Candidate> {
+        let serves = |connector: &Connector| connector.serves(to);
+        if !self.pool(head).any(|(_, connector)| serves(connector)) {
+            return None;
+        }
+        let slot = self
+            .pinned(device, head, placing.leaving())
+            .filter(|id| self.connectors.get(id).is_some_and(serves))
+            .map_or_else(|| self.place(head, Some(to)), Slot::At);
+        let (connector, readiness) = match slot {
+            Slot::At(id) => (id, self.readiness(id, self.connectors.get(&id)?, to)?),
+            Slot::Next => (head, self.readiness_of_next(head, to)),
+            Slot::Full => (head, Readiness::Full),
+        };
+        Some(Candidate {
+            readiness: match (placing, readiness) {
+                (Placing::InTurn, Readiness::Idle) => Readiness::Open,
+                (Placing::InTurn | Placing::OpenFirst(_) | Placing::Overflow(_), readiness) => readiness,
+            },
+            connector,
+            slot,
+            route,
+            is_bound: self.is_bound(device, head),
+        })
+    }
+
+    /// How soon a pool has another connection: it can be dialed at once, unless the others do not come either.
+    fn readiness_of_next(&self, head: ConnectorId, to: &Destination) -> Readiness {
+        self.pool(head)
+            .filter_map(|(id, connector)| self.readiness(id, connector, to))
+            .min()
+            .map_or(Readiness::Idle, |best| best.max(Readiness::Idle))
+    }
+
     /// `None`: never, because its only connection is about to go.
     fn readiness(&self, id: ConnectorId, connector: &Connector, to: &Destination) -> Option<Readiness> {
         if self.usable_connection(id).is_some() {
             return Some(Readiness::Open);
         }
-        if connector.settings.role == ConnectorRole::Accepted {
+        if connector.is_accepted() {
             return None;
         }
         if matches!(to, Destination::Container(_)) && connector.container_id.is_none() {
@@ -244,7 +314,7 @@ impl Router {
 
 impl Connector {
     /// Whether a route leads here. A container that has not been seen yet may be the one: it is worth a dial.
-    fn serves(&self, destination: &Destination) -> bool {
+    pub(super) fn serves(&self, destination: &Destination) -> bool {
         match destination {
             Destination::Connection(name) => self.settings.name == *name,
             Destination::Container(id) => self.container_id.as_ref().is_none_or(|own| own == id),

@@ -64,6 +64,8 @@ impl ConnectorStatus {
 pub struct ConnectorReport {
     /// Its name.
     pub name: String,
+    /// Whether this is a further connection of the connector of this name, made when the first was full.
+    pub is_further: bool,
     /// What it is doing.
     pub status: ConnectorStatus,
     /// The last thing that happened to it, without secrets; empty when nothing has (qdrouterd: `connectionMsg`).
@@ -73,7 +75,7 @@ pub struct ConnectorReport {
 }
 
 impl Router {
-    /// What each connector is doing, oldest first; brokers that connected to us are not among them.
+    /// What each connector is doing, and each further connection of its pool, oldest first; brokers that connected to us are not among them.
     pub fn connectors(&self) -> impl Iterator<Item = ConnectorReport> {
         let ours = self
             .connectors
@@ -81,6 +83,7 @@ impl Router {
             .filter(|connector| !connector.is_accepted());
         ours.map(|connector| ConnectorReport {
             name: connector.settings.name.clone(),
+            is_further: connector.head.is_some(),
             status: match connector.state {
                 State::Idle => ConnectorStatus::Initializing,
                 State::Dialing | State::Opening(_) => ConnectorStatus::Connecting,

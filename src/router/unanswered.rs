@@ -335,7 +335,7 @@ impl Router {
         let is_ours = self
             .connectors
             .get_mut(&pair.connector)
-            .is_some_and(|connector| connector.names.insert((role, name.clone())));
+            .is_some_and(|connector| connector.names.insert(role, &name));
         pair.remnants.push(Remnant {
             handle,
             role,
@@ -360,7 +360,7 @@ impl Router {
         if let Some(name) = remnant.name
             && let Some(connector) = self.connectors.get_mut(&connector)
         {
-            connector.names.remove(&(remnant.role, name));
+            connector.names.release(remnant.role, &name);
         }
     }
 
@@ -372,9 +372,12 @@ impl Router {
         let Some(connector) = self.connectors.get_mut(&pair.connector) else {
             return;
         };
+        if pair.upstream.is_none() {
+            connector.unbegun = connector.unbegun.saturating_sub(1);
+        }
         for Remnant { role, name, .. } in pair.remnants {
             if let Some(name) = name {
-                connector.names.remove(&(role, name));
+                connector.names.release(role, &name);
             }
         }
     }

@@ -64,6 +64,7 @@ impl Router {
             State::Backoff { until } if until <= now => {
                 connector.state = State::Idle;
                 self.want_if_needed(id, now);
+                self.shrink(id);
             }
             State::Open(key)
                 if connector.is_idle()
@@ -100,7 +101,9 @@ impl Router {
             tracing::info!(target: "SERVER", "[C{number}] Closing the connection of connector {name}: {why}");
             entry.connection.close(None, now);
         }
-        if let Some(container_id) = served {
+        if let Some(container_id) = served
+            && !self.has_substitute(id)
+        {
             self.log_routes("Deactivated", &name, &container_id);
         }
         self.wake(key);
@@ -118,6 +121,7 @@ impl Router {
             return;
         };
         let recovery = connector.opened(key, open.container_id, now);
+        connector.channel_max = open.channel_max;
         let host = connector.hosts.current();
         connector.message = excerpt(&format!(
             "Connection to {host} opened, container_id={}",
@@ -138,7 +142,9 @@ impl Router {
             failover::adopt(connector, properties, now);
         }
         let name = connector.settings.name.clone();
-        self.log_routes("Activated", &name, open.container_id);
+        if !self.has_substitute(id) {
+            self.log_routes("Activated", &name, open.container_id);
+        }
         self.start_waiting(id, now);
         self.move_waiting_to(id, now);
         self.arm_connector(id);
@@ -153,7 +159,9 @@ impl Router {
                 if connector.open_connection().is_some() {
                     let name = connector.settings.name.clone();
                     let container_id = connector.container_id.clone().unwrap_or_default();
-                    self.log_routes("Deactivated", &name, &container_id);
+                    if !self.has_substitute(id) {
+                        self.log_routes("Deactivated", &name, &container_id);
+                    }
                 }
                 self.hurry_waiting(id, now);
                 self.move_waiting_from(id, now);
@@ -164,6 +172,7 @@ impl Router {
             State::Closing(own) if own == key => {
                 connector.state = State::Idle;
                 self.want_if_needed(id, now);
+                self.shrink(id);
             }
             State::Idle
             | State::Dialing
@@ -185,9 +194,7 @@ impl Router {
     pub(super) fn device_left(&mut self, key: ConnectionKey, now: Instant) {
         let mut unused = Vec::new();
         for (&id, connector) in &mut self.connectors {
-            connector.started.remove(&key);
-            if connector.users.remove(&key) && connector.users.is_empty() {
-                connector.unused_since = Some(now);
+            if connector.forget_device(key, now) {
                 unused.push(id);
             }
         }

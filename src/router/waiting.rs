@@ -8,6 +8,7 @@ use super::connection::index;
 use super::connector::{Connector, State};
 use super::pace::Admit;
 use super::pair::{Leg, SessionRef, Waiting};
+use super::pool::Slot;
 use super::route::Placing;
 use super::settings::ConnectorId;
 use super::{ConnectionKey, Router};
@@ -24,6 +25,8 @@ pub(super) enum To {
     Up,
     /// Any that may serve it: the one that it waits for does not.
     Any,
+    /// Any that has room for it: the one that it waits for has none.
+    Roomy,
 }
 
 impl Router {
@@ -224,6 +227,9 @@ impl Router {
             if let Some(link) = self.link_pairs.get_mut(index(number)) {
                 link.readdressing = service.readdressing;
             }
+            if self.overflows(number, device, &attach, id, now) {
+                return;
+            }
             if standing == Standing::Awaited || self.put_again(device, id, now) {
                 self.queue_behind_tokens(number, id);
             } else {
@@ -234,6 +240,22 @@ impl Router {
                 self.unreachable_error("The connection that was waited for does not serve this address");
             self.refuse_waiting(number, Some(&error));
         }
+    }
+
+    /// Moves a link whose device the hub has no session for, as it turns out: to the next connection of the pool.
+    fn overflows(
+        &mut self,
+        number: u32,
+        device: ConnectionKey,
+        attach: &Attach<'_>,
+        id: ConnectorId,
+        now: Instant,
+    ) -> bool {
+        if self.has_free_channel(id) || self.has_begun(device, id) {
+            return false;
+        }
+        self.unpin(device, id);
+        self.move_link(number, device, attach, To::Roomy, now)
     }
 
     /// Takes what waits of a device off a connector's list. A device attaches its links one after the other, so they are
@@ -342,10 +364,21 @@ impl Router {
         let Some((session, from, deadline)) = self.movable(number) else {
             return false;
         };
-        let Ok(decision) = self.decide(device, attach, Placing::OpenFirst) else {
+        let placing = match to {
+            To::Open | To::Up | To::Any => Placing::OpenFirst(from),
+            To::Roomy => Placing::Overflow(from),
+        };
+        let Ok(decision) = self.decide(device, attach, placing) else {
             return false;
         };
-        let id = decision.connector;
+        let id = match (decision.slot, to) {
+            (Slot::At(id), _) => id,
+            (slot @ Slot::Next, To::Any | To::Roomy) => match self.take_slot(decision.connector, slot) {
+                Ok(id) => id,
+                Err(_) => return false,
+            },
+            (Slot::Next, To::Open | To::Up) | (Slot::Full, _) => return false,
+        };
         let timeout = self.settings.attach_timeout;
         let is_open = self.usable_connection(id).is_some();
         let Some(connector) = self.connectors.get(&id).filter(|_| id != from) else {
@@ -354,7 +387,7 @@ impl Router {
         let suits = match to {
             To::Open => is_open,
             To::Up => is_open || connector.state == State::Idle,
-            To::Any => true,
+            To::Any | To::Roomy => true,
         };
         if !suits || connector.waiting.len() >= limits::WAITING_ATTACHES {
             return false;

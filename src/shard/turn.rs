@@ -53,7 +53,7 @@ pub(super) struct Turn {
     logins: Logins,
     /// How each listener encrypts connections that it accepts now.
     listeners: RefCell<Vec<ListenSettings>>,
-    /// The last dial of each connector.
+    /// The dials in progress.
     dials: RefCell<BTreeMap<ConnectorId, AbortHandle>>,
     /// What the timer task waits for.
     armed: Cell<Option<Instant>>,
@@ -153,8 +153,8 @@ impl Turn {
             let reloaded = core.router.reconfigure(settings.router, is_same_way, now);
             let ids = reloaded.connectors.iter().copied();
             *connectors = ids.zip(settings.connectors).collect();
-            self.dials.borrow_mut().retain(|id, dial| {
-                let is_wanted = connectors.contains_key(id);
+            self.dials.borrow_mut().retain(|&id, dial| {
+                let is_wanted = core.router.dial_target(id).is_some();
                 if !is_wanted {
                     dial.abort();
                 }
@@ -243,7 +243,7 @@ async fn dial(turn: Rc<Turn>, connector: ConnectorId) {
     let Some(target) = turn.core.borrow().router.dial_target(connector) else {
         return;
     };
-    let settings = turn.connectors.borrow().get(&connector).cloned();
+    let settings = turn.connectors.borrow().get(&target.configured).cloned();
     let outcome = match settings {
         Some(settings) => Box::pin(dial::connect(&settings.towards(&target), target.limit))
             .await
@@ -251,6 +251,8 @@ async fn dial(turn: Rc<Turn>, connector: ConnectorId) {
         // Excluded by the comparison of the settings; the router must have its answer all the same.
         None => Err("unknown connector".to_owned()),
     };
+    // Connections of a pool come and go under ever new numbers.
+    turn.dials.borrow_mut().remove(&connector);
     let (transport, info) = match outcome {
         Ok(connected) => connected,
         Err(reason) => {

@@ -29,6 +29,7 @@ mod scenarios_loss;
 mod scenarios_outage;
 mod scenarios_plain;
 mod scenarios_policy;
+mod scenarios_pool;
 mod scenarios_prefixes;
 mod scenarios_reload;
 mod scenarios_routes;

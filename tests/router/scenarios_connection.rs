@@ -257,7 +257,11 @@ fn a_route_to_a_container_waits_for_its_container() {
 
 #[test]
 fn a_hub_without_room_for_another_session_refuses_one_link_only() {
-    let mut world = World::new(settings());
+    let mut settings = settings();
+    for connector in &mut settings.connectors {
+        connector.sharing.pool_size = 1;
+    }
+    let mut world = World::new(settings);
     world.hub = Some((
         HUB_AUTO,
         Announces {

@@ -54,6 +54,7 @@ fn random_schedules_keep_every_promise() {
         "{totals:?}"
     );
     assert!(totals.complete_links > 500, "{totals:?}");
+    assert!(totals.further > 50, "{totals:?}");
     assert!(totals.silent > 100 && totals.resumable > 500, "{totals:?}");
 }
 
@@ -65,6 +66,8 @@ struct Totals {
     complete_links: usize,
     /// Peers that leave something unanswered.
     silent: usize,
+    /// Further connections that there were at the end of schedules.
+    further: usize,
     /// Links that are to outlive their connection.
     resumable: usize,
 }
@@ -76,6 +79,7 @@ impl Totals {
         self.losses += other.losses;
         self.complete_links += other.complete_links;
         self.silent += other.silent;
+        self.further += other.further;
         self.resumable += other.resumable;
     }
 }
@@ -107,6 +111,10 @@ fn run(seed: u64) -> Totals {
             connector.limits.max_frame_size = 1024;
         }
     }
+    let mut limits = Random::new(seed ^ 0x7001);
+    if limits.one_in(3) {
+        limit_connections(&mut settings, &mut limits);
+    }
     let has_choice = random.one_in(2);
     if has_choice {
         offer_choice(&mut settings);
@@ -135,8 +143,19 @@ fn run(seed: u64) -> Totals {
     }
     simulation.settle_down();
     simulation.check_complete();
+    let connectors = simulation.world.router.connectors();
+    simulation.totals.further += connectors.filter(|connector| connector.is_further).count();
     simulation.leave();
     simulation.totals
+}
+
+/// A connector that is full with a few links, and has several connections.
+fn limit_connections(settings: &mut RouterSettings, random: &mut Random) {
+    if let Some(connector) = settings.connectors.first_mut() {
+        connector.sharing.max_links = 1 + random.below(3);
+        connector.sharing.pool_size = 2 + random.below(3);
+        connector.limits.channel_max = *[1, 2, 32767].get(random.below(3)).expect("one");
+    }
 }
 
 /// A second connector, and a listener for brokers, behind the addresses of the first; one of them under other names.

@@ -77,6 +77,8 @@ pub(crate) struct Client {
     second: bool,
 }
 
+/// What devices call the router, where they do not have the hub's name.
+pub(crate) const GATEWAY: &str = "gateway.local";
 pub(crate) const SAS: &str = "servicebus.windows.net:sastoken";
 const HUB: &str = article::HUB;
 
@@ -131,7 +133,7 @@ pub(crate) fn lite_micro() -> Client {
 pub(crate) fn uamqp() -> Client {
     Client {
         sasl: Some("MSSBCBS"),
-        hostname: Some("gateway.local"),
+        hostname: Some(GATEWAY),
         max_frame_size: u32::MAX,
         channel_max: u16::MAX,
         window: u32::MAX,
@@ -157,7 +159,7 @@ pub(crate) fn uamqp() -> Client {
 pub(crate) fn node() -> Client {
     Client {
         sasl: Some("ANONYMOUS"),
-        hostname: Some("gateway.local"),
+        hostname: Some(GATEWAY),
         max_frame_size: u32::MAX,
         links: ("rheaSender_1", "rheaReceiver_1"),
         session: CbsSession::Shared,
@@ -176,7 +178,7 @@ pub(crate) fn node() -> Client {
 pub(crate) fn dotnet() -> Client {
     Client {
         sasl: Some("ANONYMOUS"),
-        hostname: Some("gateway.local"),
+        hostname: Some(GATEWAY),
         max_frame_size: 65_536,
         session: CbsSession::Apart,
         links: ("duplex1:1:sender", "duplex1:1:receiver"),
@@ -185,9 +187,9 @@ pub(crate) fn dotnet() -> Client {
         to: None,
         reply_to: Some("7b8e5c2d-client-address"),
         token_type: SAS,
-        name: |id| format!("amqps://gateway.local/devices/{id}"),
-        events: |id| format!("amqps://gateway.local:5671{}", own_path(id, "events")),
-        commands: |id| format!("amqps://gateway.local:5671{}", own_path(id, "devicebound")),
+        name: |id| format!("amqps://{GATEWAY}/devices/{id}"),
+        events: |id| format!("amqps://{GATEWAY}:5671{}", own_path(id, "events")),
+        commands: |id| format!("amqps://{GATEWAY}:5671{}", own_path(id, "devicebound")),
         properties: true,
         credit: 50,
         second: true,
@@ -199,14 +201,14 @@ pub(crate) fn dotnet() -> Client {
 pub(crate) fn java() -> Client {
     Client {
         sasl: Some("ANONYMOUS"),
-        hostname: Some("gateway.local"),
+        hostname: Some(GATEWAY),
         max_frame_size: 4_096,
         session: CbsSession::Apart,
         links: ("cbs-sender-1", "cbs-receiver-1"),
         message_id: |number| MessageId::Uuid(Uuid::from(u128::from(number).to_be_bytes())),
         reply_to: Some("cbs"),
         token_type: SAS,
-        name: |id| format!("gateway.local/devices/{id}"),
+        name: |id| format!("{GATEWAY}/devices/{id}"),
         properties: true,
         credit: 1_000,
         ..lite()
@@ -217,7 +219,7 @@ pub(crate) fn java() -> Client {
 pub(crate) fn proton() -> Client {
     Client {
         sasl: Some("ANONYMOUS"),
-        hostname: Some("gateway.local"),
+        hostname: Some(GATEWAY),
         max_frame_size: 16_384,
         session: CbsSession::Shared,
         links: ("1-$cbs", "2-$cbs"),

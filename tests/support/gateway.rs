@@ -10,9 +10,12 @@ use super::broker::Broker;
 use super::certificates::{Authority, Validity};
 use super::daemon::{ARTICLE_ROUTES, Daemon, config};
 use super::device::Reach;
+use super::iot_hub::settings::CbsMode;
 use super::iot_hub::{IotHub, Settings};
 
 const DIRECT: &str = "LINKROUTERD_TEST_DIRECT";
+/// A number that shifts the choice of the hub's [`CbsMode`].
+const CBS_MODES: &str = "LINKROUTERD_TEST_CBS_MODES";
 
 /// A hub and the way to it.
 pub(crate) struct Gateway<H> {
@@ -58,10 +61,24 @@ impl Gateway<IotHub> {
     }
 
     /// The same, its configuration rewritten by `edit`.
+    ///
+    /// What the hub does with a second pair of `$cbs` links differs from test to test, for the router never makes one;
+    /// [`CBS_MODES`] in the environment shifts it, so that four runs show every test every mode.
     pub(crate) async fn to_iot_hub_with(
         settings: Settings,
         edit: impl FnOnce(&str) -> String,
     ) -> Result<Self, Failure> {
+        Self::to_iot_hub_in(mode_of_this_test(), settings, edit).await
+    }
+
+    /// The same, with this mode.
+    pub(crate) async fn to_iot_hub_in(
+        mode: CbsMode,
+        mut settings: Settings,
+        edit: impl FnOnce(&str) -> String,
+    ) -> Result<Self, Failure> {
+        settings.cbs_mode = mode;
+        settings.is_behind_router = std::env::var_os(DIRECT).is_none();
         let authority = Authority::new("Test Root", Validity::Current)?;
         let identity = authority.issue(&NAMES, Validity::Current)?;
         let hub = IotHub::start(settings, Some(authority.server_config(&identity)?)).await?;
@@ -69,6 +86,16 @@ impl Gateway<IotHub> {
         let config = edit(&config(address.port(), &ARTICLE_ROUTES));
         Self::before(hub, address, authority, config).await
     }
+}
+
+/// Chosen by the name of the test, which is that of its thread.
+fn mode_of_this_test() -> CbsMode {
+    let name = std::thread::current().name().unwrap_or_default().to_owned();
+    let shift = std::env::var(CBS_MODES).ok().and_then(|text| text.parse().ok());
+    let sum = name
+        .bytes()
+        .fold(shift.unwrap_or(0_usize), |sum, byte| sum + usize::from(byte));
+    CbsMode::ALL[sum % CbsMode::ALL.len()]
 }
 
 impl<H> Gateway<H> {

@@ -39,7 +39,7 @@ struct DeskLink {
     channel: Channel,
     handle: Handle,
     name: Box<str>,
-    /// Where it leads.
+    /// The configured connector that it leads to.
     connector: ConnectorId,
     end: DeskEnd,
 }
@@ -74,6 +74,18 @@ impl Desk {
         self.links
             .iter_mut()
             .find(|link| link.channel == channel && link.handle == handle)
+    }
+
+    /// Whether the device asks this connector.
+    pub(in crate::router) fn leads_to(&self, connector: ConnectorId) -> bool {
+        self.links.iter().any(|link| link.connector == connector)
+    }
+
+    /// A connector has a successor in another configuration.
+    pub(super) fn follow(&mut self, from: ConnectorId, to: ConnectorId) {
+        for link in self.links.iter_mut().filter(|link| link.connector == from) {
+            link.connector = to;
+        }
     }
 
     /// The receiver of an answer: the one that the request named, by its target or its own name; else the last attached
@@ -383,7 +395,7 @@ impl Router {
             Operation::Delete(audience) => audience,
         };
         let Some(slot) = self.slot_for(key, connector, Some(audience)) else {
-            let error = self.pool_is_full(connector);
+            let error = self.full_error(connector);
             return self.close_desk(key, connector, &error);
         };
         self.ask(From::Link(asked), slot, operation, message, now);

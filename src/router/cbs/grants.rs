@@ -17,9 +17,9 @@ use crate::router::{ConnectionKey, Router};
 /// A token that a hub has accepted from a device.
 #[derive(Debug)]
 pub(super) struct Grant {
-    claim: Claim,
+    pub(super) claim: Claim,
     /// The name of the connector: of all its connections, and of its successor in another configuration.
-    pool: Box<str>,
+    pub(super) pool: Box<str>,
     /// Where it was put last.
     on: ConnectionKey,
     /// It is being put again.
@@ -29,7 +29,7 @@ pub(super) struct Grant {
 }
 
 impl Grant {
-    fn has_ended(&self, now: Instant) -> bool {
+    pub(super) fn has_ended(&self, now: Instant) -> bool {
         self.ends.is_some_and(|ends| ends <= now)
     }
 

@@ -16,6 +16,7 @@
 mod desk;
 mod grants;
 mod hub;
+mod place;
 mod request;
 
 use std::collections::BTreeMap;
@@ -122,7 +123,7 @@ impl Router {
         }
         let message = claim.put();
         let Some(slot) = self.slot_for(device, connector, Some(&claim.audience)) else {
-            let error = self.pool_is_full(connector);
+            let error = self.full_error(connector);
             return self.login_answered(device, Verdict::Unknown, &error.description, now);
         };
         self.ask(From::Login(device), slot, Operation::Put(claim), message, now);
@@ -181,6 +182,14 @@ impl Router {
             return;
         };
         let device = pending.from.device();
+        let pending = if answer.is_success() {
+            pending
+        } else {
+            let Some(pending) = self.place_refused(pending, &answer, now) else {
+                return;
+            };
+            pending
+        };
         match (&pending.operation, answer.is_success()) {
             (Operation::Put(claim), true) => {
                 self.grant(device, pending.connector, hub, claim.clone(), now);
@@ -253,6 +262,11 @@ impl Router {
         }
         if let Some(connector) = self.connectors.get_mut(&to) {
             connector.asking += moved;
+        }
+        for (_, entry) in &mut self.connections {
+            if let Some(desk) = &mut entry.cbs {
+                desk.follow(from, to);
+            }
         }
         self.line_up_requests(to);
     }
@@ -414,26 +428,5 @@ impl Router {
             Leg::Device => self.pump_desk(key),
             Leg::Upstream => self.on_hub_window(key, channel),
         }
-    }
-
-    /// The connection for a device and a token among those of a connector's pool; `None`: all are full.
-    pub(super) fn slot_for(
-        &mut self,
-        device: ConnectionKey,
-        connector: ConnectorId,
-        audience: Option<&str>,
-    ) -> Option<ConnectorId> {
-        let _ = (device, audience);
-        Some(connector)
-    }
-
-    pub(super) fn pool_is_full(&self, connector: ConnectorId) -> AmqpError {
-        AmqpError::new(
-            crate::amqp::condition::RESOURCE_LIMIT_EXCEEDED,
-            format!(
-                "connector {} has no room for another token",
-                self.pool_name(connector)
-            ),
-        )
     }
 }

@@ -35,8 +35,9 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fe2o3_amqp::types::definitions::{ConnectionError, Error};
-use fe2o3_amqp::types::messaging::{Body, Message};
+use fe2o3_amqp::types::definitions::{ConnectionError, Error, Role};
+use fe2o3_amqp::types::messaging::{Body, Message, TargetArchetype};
+use fe2o3_amqp::types::performatives::Attach;
 use fe2o3_amqp::types::primitives::Value;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
@@ -257,14 +258,53 @@ impl IotHub {
 
     /// Fails if a peer broke the protocol.
     pub(crate) fn ensure_no_faults(&self) -> Result<(), Failure> {
-        let faults = self.shared.journal.select(|observed| match observed {
+        let mut faults = self.shared.journal.select(|observed| match observed {
             Observed::Fault { connection, what } => Some(format!("connection {connection}: {what}")),
             _ => None,
         });
+        if self.shared.settings.is_behind_router {
+            faults.extend(self.second_cbs_pairs());
+        }
         super::ensure(faults.is_empty(), || {
             format!("the hub's peer broke the protocol: {}", faults.join("; "))
         })
     }
+}
+
+impl IotHub {
+    /// Connections on which more than one pair of `$cbs` links has been attached.
+    fn second_cbs_pairs(&self) -> impl Iterator<Item = String> {
+        let attached = self.shared.journal.select(|observed| match observed {
+            Observed::Attached {
+                connection, attach, ..
+            } if node_of(attach) == Some(Node::Cbs) => Some((*connection, attach.role.clone())),
+            _ => None,
+        });
+        let mut counts = BTreeMap::new();
+        for (connection, role) in attached {
+            *counts
+                .entry((connection, role == Role::Sender))
+                .or_insert(0_usize) += 1;
+        }
+        counts
+            .into_iter()
+            .filter(|&(_, count)| count > 1)
+            .map(|((connection, _), count)| {
+                format!("connection {connection}: {count} $cbs links of one role")
+            })
+    }
+}
+
+/// The node that an attach of a peer names.
+fn node_of(attach: &Attach) -> Option<Node> {
+    let address = match attach.role {
+        Role::Receiver => attach.source.as_ref()?.address.as_deref(),
+        Role::Sender => match attach.target.as_deref()? {
+            TargetArchetype::Target(target) => target.address.as_deref(),
+            _ => None,
+        },
+    };
+    Node::find(address?, &attach.role)
 }
 
 impl Drop for IotHub {

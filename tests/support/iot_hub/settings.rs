@@ -21,6 +21,10 @@ pub(crate) enum CbsMode {
     ReplyTo,
 }
 
+impl CbsMode {
+    pub(crate) const ALL: [Self; 4] = [Self::Refuse, Self::LastWins, Self::PerSession, Self::ReplyTo];
+}
+
 /// A device in the registry.
 #[derive(Clone)]
 pub(crate) struct Device {
@@ -52,6 +56,8 @@ pub(crate) struct Settings {
     pub(crate) cbs_credit: u32,
     pub(crate) event_credit: u32,
     pub(crate) cbs_mode: CbsMode,
+    /// Its peer is a router, which has one pair of `$cbs` links per connection: another is a fault.
+    pub(crate) is_behind_router: bool,
     pub(crate) max_tokens: usize,
     /// How long after its end a token that is already in place still serves.
     pub(crate) token_grace: Duration,
@@ -81,6 +87,7 @@ impl Settings {
             cbs_credit: 100,
             event_credit: 1_000,
             cbs_mode: CbsMode::PerSession,
+            is_behind_router: false,
             max_tokens: 1_000,
             token_grace: Duration::from_secs(300),
             command_lock: Duration::from_secs(60),

@@ -1,4 +1,4 @@
-//! `docs/conformance.md` and `docs/azure-clients.md` name tests; each of them is there.
+//! `docs/conformance.md`, `docs/azure-clients.md` and `docs/hub-stand-in.md` name tests; each of them is there.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -102,4 +102,11 @@ fn every_behaviour_of_every_azure_client_names_tests_that_exist() {
     assert!(count > 30, "only {count} tests are named");
     let clients = self::rows("docs/azure-clients.md", &["Library"]).len();
     assert!(clients >= 7, "only {clients} clients are described");
+}
+
+#[test]
+fn every_behaviour_of_the_hub_stand_in_names_tests_that_exist() {
+    let rows = rows("docs/hub-stand-in.md", &["Behaviour"]);
+    let shown: Vec<&String> = rows.iter().filter_map(|row| row.last()).collect();
+    assert!(check(&shown) >= 20, "fewer tests than behaviours");
 }

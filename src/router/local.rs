@@ -34,13 +34,38 @@ struct Outgoing {
 }
 
 impl LocalSender {
-    pub(super) fn push(&mut self, label: u64, payload: Vec<u8>) {
+    pub(super) fn push(&mut self, label: u64, payload: Secret<Vec<u8>>) {
         self.queue.push_back(Outgoing {
             label,
-            payload: Secret::new(payload),
+            payload,
             offset: 0,
             delivery: None,
         });
+    }
+
+    /// How many messages have not gone, or not all of them.
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether a message has gone in part.
+    pub(super) fn is_delivering(&self) -> bool {
+        self.queue.front().is_some_and(|message| message.offset > 0)
+    }
+
+    /// Takes a message back, if nothing of it has gone.
+    pub(super) fn cancel(&mut self, label: u64) {
+        self.queue
+            .retain(|message| message.label != label || message.delivery.is_some());
+    }
+
+    /// What has not begun to go, with its labels.
+    pub(super) fn into_unsent(self) -> impl Iterator<Item = (u64, Secret<Vec<u8>>)> {
+        let unsent = self
+            .queue
+            .into_iter()
+            .filter(|message| message.delivery.is_none());
+        unsent.map(|message| (message.label, message.payload))
     }
 
     /// The receiver's flow (AMQP 1.0 part 2, §2.6.7).

@@ -94,7 +94,7 @@ impl Router {
                 (None, Some(predecessor)) => {
                     reloaded.changed += 1;
                     let id = self.add_connector(new.clone());
-                    self.succeed(predecessor, id);
+                    self.succeed(predecessor, id, now);
                     id
                 }
                 (None, None) => {
@@ -135,7 +135,7 @@ impl Router {
 
     /// Hands over what waits for a connector, and the connection that is still to close; and the same for each further
     /// connection of its pool that anything waits for.
-    fn succeed(&mut self, predecessor: ConnectorId, id: ConnectorId) {
+    fn succeed(&mut self, predecessor: ConnectorId, id: ConnectorId, now: Instant) {
         let Some(old) = self.connectors.remove(&predecessor) else {
             return;
         };
@@ -145,7 +145,7 @@ impl Router {
         for further in old.further {
             let is_needed = self.connectors.get(&further).is_some_and(Connector::is_needed);
             match is_needed.then(|| self.grow(id)).flatten() {
-                Some(successor) => self.succeed(further, successor),
+                Some(successor) => self.succeed(further, successor, now),
                 None => {
                     self.connectors.remove(&further);
                 }
@@ -156,7 +156,7 @@ impl Router {
                 pair.connector = id;
             }
         }
-        self.move_requests(predecessor, id);
+        self.move_requests(predecessor, id, now);
         if let Some(new) = self.connectors.get_mut(&id) {
             new.waiting = old.waiting;
             new.unbegun = old.unbegun;
@@ -192,7 +192,7 @@ impl Router {
                 }
             }
             let error = self.unreachable_error(&what);
-            self.fail_requests(id, &error, now);
+            self.end_relay(id, &error, now);
         }
     }
 

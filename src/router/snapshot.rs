@@ -16,6 +16,10 @@ pub struct Snapshot {
     pub admitted: usize,
     /// Attaches that wait for a connector.
     pub waiting_attaches: usize,
+    /// Requests to `$cbs` that hubs have not answered.
+    pub cbs_requests: usize,
+    /// Answers of `$cbs` that devices have not taken.
+    pub cbs_answers: usize,
     /// Bytes of devices that wait for hubs.
     pub parked_bytes: usize,
     /// Bytes of hubs that wait for devices.
@@ -104,6 +108,13 @@ impl Router {
             link_pairs: self.link_pairs.len(),
             admitted: self.book.connections(),
             waiting_attaches: self.connectors.values().map(|c| c.waiting.len()).sum(),
+            cbs_requests: self.relay.len(),
+            cbs_answers: self
+                .connections
+                .iter()
+                .filter_map(|(_, entry)| entry.cbs.as_ref())
+                .map(|desk| desk.untaken())
+                .sum(),
             parked_bytes: self.parked_total,
             held_bytes: self.held_total,
             outbox_bytes: self

@@ -258,13 +258,18 @@ fn plain_needs_no_passwords_where_a_hub_judges_tokens() {
     );
     let text = format!("sslProfile {{\n name: p\n}}\n{with_identity}{strict}");
     expect(&text, &[(17, "error", NOBODY)]);
-    for lines in ["multiTenant: yes", "role: route-container"] {
+    let unused = (9, "warning", "no linkRoute leads to it");
+    for (lines, also) in [
+        ("multiTenant: yes", None),
+        ("role: route-container", Some(unused)),
+    ] {
         let text = format!(
             "{}{}",
             HUB.replace(" MORE\n", ""),
             listener(&format!("authenticatePeer: yes\n {lines}"))
         );
-        expect(&text, &[(11, "error", NOBODY)]);
+        let error = (11, "error", NOBODY);
+        expect(&text, &also.into_iter().chain([error]).collect::<Vec<_>>());
     }
     let text = format!(
         "{}{}",

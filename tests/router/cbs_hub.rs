@@ -226,8 +226,13 @@ impl CbsRequest {
 impl CbsHub {
     /// Of the youngest connection.
     pub(crate) fn new(world: &World) -> Self {
+        Self::of(world.hub_id())
+    }
+
+    /// Of the connection to this hub.
+    pub(crate) const fn of(peer: PeerId) -> Self {
         CbsHub {
-            peer: world.hub_id(),
+            peer,
             pair: 0,
             read: 0,
         }

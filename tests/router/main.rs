@@ -4,8 +4,11 @@
 //! (`LINKROUTERD_SEED=n` replays one, `LINKROUTERD_SCHEDULES=n` changes their number).
 
 mod back_pressure;
+mod cbs_clients;
+mod cbs_ends;
 mod cbs_hub;
 mod cbs_relay;
+mod cbs_simulation;
 mod conformance_attach;
 mod conformance_detach;
 mod conformance_disposition;

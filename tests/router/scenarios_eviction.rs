@@ -199,8 +199,7 @@ fn eviction_goes_by_role_and_address_in_any_spelling() {
     }
     world.run();
     let new = connect(&mut world, "10.0.0.7:40001");
-    let mut next = 10;
-    for (is_sender, address, expected) in [
+    let attaches = [
         // Of others, or of none.
         (true, "devices/D1/messages/events", None),
         (true, "devices/d11/messages/events", None),
@@ -215,7 +214,8 @@ fn eviction_goes_by_role_and_address_in_any_spelling() {
         (false, "devices/d1/twin", Some(3)),
         (true, "devices/d1/TWIN", Some(2)),
         (true, "devices/d1/Modules/M/messages/events", Some(4)),
-    ] {
+    ];
+    for (next, (is_sender, address, expected)) in (10..).zip(attaches) {
         let before: Vec<bool> = (0..5).map(|handle| stolen(&mut world, old, handle)).collect();
         world
             .peer(new)
@@ -231,7 +231,6 @@ fn eviction_goes_by_role_and_address_in_any_spelling() {
                 "{address}: {handle}"
             );
         }
-        next += 1;
     }
 }
 

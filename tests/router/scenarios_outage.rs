@@ -445,3 +445,93 @@ fn pacing_is_for_shared_connections_only_and_can_be_off() {
         assert_eq!(asked(&mut world), ups(0..20));
     }
 }
+
+// ---- dialing again ---------------------------------------------------------------------------------------------------
+
+/// IoT Hub, code 400030: during an upgrade it accepts connections and closes them at once, for a while.
+#[test]
+fn a_hub_that_closes_what_it_accepts_for_a_while_is_waited_for() {
+    let mut world = unanswered(shared(100));
+    let device = world.device("d0");
+    world.peer(device).attach(0, 0, "up", true, UP);
+    world.run();
+    let start = world.now;
+    let mut dials = 0;
+    while world.now < start + seconds(12) {
+        world.advance(Duration::from_millis(50));
+        while !world.dials.is_empty() {
+            dials += 1;
+            world.answer_dial(HUB_AUTO, Announces::default());
+            let reason = error("amqp:connection:forced", "{\"errorCode\":400030}", Value::Null);
+            // Before it has heard of any link.
+            let hub = world.hub_id();
+            world.set_reads(hub, false);
+            world.run();
+            world.hub().close(reason);
+            world.run();
+            world.lose(hub);
+            world.run();
+        }
+    }
+    assert!((6..=14).contains(&dials), "{dials} in 12 s");
+    let link = world.peer(device).link(0, 0);
+    assert!(link.detached.is_none(), "{:?}", link.detached);
+    world.hub = Some((HUB_AUTO, Announces::default()));
+    world.advance(seconds(3));
+    assert!(world.peer(device).link(0, 0).remote.is_some());
+}
+
+#[test]
+fn a_silent_hub_is_found_out_within_the_time_although_nothing_is_sent() {
+    let mut settings = shared(100);
+    let connector = settings.connectors.first_mut().expect("a connector");
+    connector.limits.idle_timeout = Some(seconds(120));
+    let mut world = World::new(settings);
+    let device = world.device("d0");
+    world.peer(device).attach(0, 0, "up", true, UP);
+    world.run();
+    world.peer(device).skip();
+    let hub = world.hub_id();
+    let announced = world.hub().log.iter().find(|frame| frame.code == wire::OPEN);
+    assert_eq!(announced.and_then(|open| open.uint(4)), Some(60_000));
+    // The transport stays, and nothing crosses it in either direction.
+    world.set_reads(hub, false);
+    world.set_speaks(hub, false);
+    world.advance(seconds(119));
+    assert!(world.peer(device).link(0, 0).detached.is_none());
+    world.advance(seconds(1));
+    let detached = world.peer(device).link(0, 0).detached.clone();
+    assert_eq!(
+        detached.as_ref().and_then(condition),
+        Some("amqp:link:detach-forced")
+    );
+}
+
+#[test]
+fn gateways_that_lose_one_hub_do_not_return_at_once() {
+    let mut delays = std::collections::BTreeSet::new();
+    for _ in 0..50 {
+        let mut world = unanswered(shared(100));
+        let device = world.device("d0");
+        world.peer(device).attach(0, 0, "up", true, UP);
+        world.run();
+        let hub = world.answer_dial(HUB_AUTO, Announces::default());
+        world.run();
+        world.advance(seconds(20));
+        world.lose(hub);
+        world.peer(device).attach(0, 1, "again", true, UP);
+        world.run();
+        let before = world.now;
+        while world.dials.is_empty() {
+            world.advance(Duration::from_millis(5));
+            assert!(world.now < before + seconds(3), "no dial");
+        }
+        delays.insert(world.now - before);
+    }
+    assert!(delays.len() >= 15, "{delays:?}");
+    let spread = delays
+        .last()
+        .expect("some")
+        .saturating_sub(*delays.first().expect("some"));
+    assert!(spread >= Duration::from_millis(100), "{delays:?}");
+}

@@ -198,6 +198,7 @@ impl Simulation {
             window: *[1, 2, 5, 2048].get(self.random.below(4)).expect("one"),
             first_transfer_id: first,
             first_delivery_id: first.wrapping_add(u32::try_from(self.random.below(3)).expect("small")),
+            ..Announces::default()
         }
     }
 

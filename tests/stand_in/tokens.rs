@@ -10,7 +10,17 @@ use fe2o3_amqp::types::messaging::{AmqpValue, Body, MessageId, Properties};
 use fe2o3_amqp::types::primitives::{SimpleValue, Uuid, Value};
 use fe2o3_amqp::{Receiver, Sender};
 
-use super::{hub_with_tls, put};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use fe2o3_amqp::types::definitions::Role;
+use fe2o3_amqp::types::messaging::DeliveryState;
+
+use super::client::Client;
+use super::{TOKEN_TYPE, hub_with_tls, put, says};
+use crate::support::iot_hub::settings::{CbsAnswers, Expiry};
+use crate::support::iot_hub::{IotHub, Observed};
 
 #[tokio::test]
 async fn tokens_are_judged_as_iot_hub_judges_them() -> Result<(), Failure> {
@@ -158,4 +168,151 @@ async fn second_cbs_pair_is_treated_as_each_mode_says() -> Result<(), Failure> {
         hub.ensure_no_faults()?;
     }
     Ok(())
+}
+
+fn token_until(device: &str, key: &Key, end: Duration) -> String {
+    sas::token(&format!("{HUB}/devices/{device}"), key, None, end.as_secs())
+}
+
+#[tokio::test]
+async fn answers_carry_the_message_id_in_its_own_type() -> Result<(), Failure> {
+    let hub = IotHub::start(article::hub_settings(), None).await?;
+    let mut client = Client::with_cbs(&hub).await?;
+    for id in [
+        MessageId::Ulong(0),
+        MessageId::Uuid(Uuid::from([9; 16])),
+        MessageId::String("text".to_owned()),
+        MessageId::Binary(vec![0, 255].into()),
+    ] {
+        client.request("put-token", TOKEN_TYPE, "a name", "no token", id.clone())?;
+        ensure_eq("the answer", client.answer().await?, (Some(id), 400))?;
+    }
+    hub.ensure_one_cbs_pair()?;
+    hub.ensure_no_faults()
+}
+
+#[tokio::test]
+async fn links_end_with_their_token_after_the_grace_and_renewal_keeps_them() -> Result<(), Failure> {
+    for on_expiry in [Expiry::Detach, Expiry::Close] {
+        let mut settings = article::hub_settings().with_device("second", Key::from_text("second"));
+        settings.on_expiry = on_expiry;
+        let grace = settings.token_grace;
+        let hub = IotHub::start(settings, None).await?;
+        let (key, second) = (article::device_key(), Key::from_text("second"));
+        let end = hub.clock().now() + Duration::from_secs(60);
+        let mut client = Client::with_token(&hub, &token_until(DEVICE, &key, end)).await?;
+        client.put(&token_until("second", &second, end)).await?;
+        for (handle, device) in [(2, DEVICE), (3, "second")] {
+            let address = format!("/devices/{device}/messages/events");
+            client.attach(device, handle, Role::Sender, &address).await?;
+        }
+        hub.advance(Duration::from_secs(50));
+        let renewed = token_until("second", &second, end + Duration::from_secs(3600));
+        ensure_eq("the renewal", client.put(&renewed).await?, 200)?;
+        // Ended, and still in its grace; for a new put it is too late.
+        hub.advance(grace);
+        client.send(2, b"")?;
+        client.outcome().await?;
+        ensure_eq(
+            "an ended token",
+            client.put(&token_until(DEVICE, &key, end)).await?,
+            401,
+        )?;
+        hub.advance(Duration::from_secs(11));
+        if on_expiry == Expiry::Close {
+            says(
+                "the close",
+                &client.closed().await?,
+                &["Unauthorized", "Token Invalid."],
+            )?;
+            continue;
+        }
+        let (handle, error) = client.detached().await?;
+        ensure_eq("the link", handle, 2)?;
+        says(
+            "the detach",
+            &format!("{error:?}"),
+            &["Unauthorized", "Token Invalid."],
+        )?;
+        client.send(3, b"")?;
+        let outcome = client.outcome().await?;
+        ensure(matches!(outcome, Some(DeliveryState::Accepted(_))), || {
+            format!("{outcome:?}")
+        })?;
+        hub.ensure_no_faults()?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn deleted_token_opens_nothing_any_more() -> Result<(), Failure> {
+    let hub = IotHub::start(article::hub_settings(), None).await?;
+    let token = article::device_token(DEVICE, &article::device_key());
+    let mut client = Client::with_token(&hub, &token).await?;
+    let events = format!("/devices/{DEVICE}/messages/events");
+    client.attach("before", 2, Role::Sender, &events).await?;
+    let name = format!("{HUB}/devices/{DEVICE}");
+    let status = client.ask("delete-token", TOKEN_TYPE, &name, "").await?;
+    ensure_eq("delete-token", status, 200)?;
+    client.attach("after", 3, Role::Sender, &events).await?;
+    let (_, error) = client.detached().await?;
+    says("the refusal", &format!("{error:?}"), &["Unauthorized", "401002"])?;
+    hub.ensure_no_faults()
+}
+
+#[tokio::test]
+async fn jwt_is_taken_where_the_switch_says() -> Result<(), Failure> {
+    let hub = IotHub::start(article::hub_settings(), None).await?;
+    let mut client = Client::with_cbs(&hub).await?;
+    let claims = URL_SAFE_NO_PAD.encode(format!("{{\"exp\":{}}}", sas::unix_now() + 60));
+    let token = format!("e30.{claims}.c2ln");
+    ensure_eq("refused", client.ask("put-token", "jwt", HUB, &token).await?, 401)?;
+    hub.change(|settings| settings.accepts_jwt = true);
+    ensure_eq("taken", client.ask("put-token", "jwt", HUB, &token).await?, 200)?;
+    client
+        .attach("commands", 2, Role::Sender, "/messages/devicebound")
+        .await?;
+    ensure(hub.journal().select(refused).is_empty(), || {
+        "it opens nothing".to_owned()
+    })
+}
+
+fn refused(observed: &Observed) -> Option<String> {
+    match observed {
+        Observed::Refused { error, .. } => Some(format!("{error:?}")),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn cbs_can_be_slow_and_silent() -> Result<(), Failure> {
+    let mut settings = article::hub_settings();
+    settings.cbs_answers = CbsAnswers::After(Duration::from_secs(3600));
+    let hub = IotHub::start(settings, None).await?;
+    let mut client = Client::with_cbs(&hub).await?;
+    let slow = MessageId::String("slow".to_owned());
+    client.request("put-token", TOKEN_TYPE, "a name", "no token", slow.clone())?;
+    client.outcome().await?;
+    hub.change(|settings| settings.cbs_answers = CbsAnswers::Never);
+    client.request("put-token", TOKEN_TYPE, "a name", "no token", MessageId::Ulong(1))?;
+    client.outcome().await?;
+    hub.change(|settings| settings.cbs_answers = CbsAnswers::AtOnce);
+    let prompt = MessageId::Ulong(2);
+    client.request("put-token", TOKEN_TYPE, "a name", "no token", prompt.clone())?;
+    ensure_eq("the first answer", client.answer().await?.0, Some(prompt))?;
+    hub.advance(Duration::from_secs(3600));
+    ensure_eq("the second", client.answer().await?.0, Some(slow))?;
+    hub.ensure_no_faults()
+}
+
+#[tokio::test]
+async fn second_cbs_pair_at_once_is_noticed_and_one_after_the_other_is_not() -> Result<(), Failure> {
+    let hub = IotHub::start(article::hub_settings(), None).await?;
+    let mut client = Client::with_cbs(&hub).await?;
+    client.detach(0)?;
+    client.attach("again", 2, Role::Sender, "$cbs").await?;
+    hub.ensure_one_cbs_pair()?;
+    client.attach("another", 3, Role::Sender, "$cbs").await?;
+    let outcome = format!("{:?}", hub.ensure_one_cbs_pair());
+    says("the check", &outcome, &["connection 1: 2 of role Sender"])
 }

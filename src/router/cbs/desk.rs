@@ -1,31 +1,21 @@
-//! The `$cbs` links of one device connection, as the router answers them.
+//! The `$cbs` links of one device connection: which there are, what they hold, and whose an answer is.
 
 use std::collections::VecDeque;
-use std::time::Instant;
 
 use super::grants::Grant;
-use super::request::{Answer, Malformed, Operation, Request};
-use super::{Asked, From, OVERLOADED};
-use crate::amqp::condition::{self, AmqpError};
-use crate::amqp::delivery::write_accepted;
-use crate::amqp::fields::Tail;
-use crate::amqp::originate::AttachFields;
-use crate::amqp::performative::{Attach, Detach, Disposition, Flow, Role, Transfer};
-use crate::amqp::reader::Reader;
 use crate::amqp::serial::{Channel, DeliveryId, Handle};
-use crate::amqp::terminus::Terminus;
 use crate::endpoint::limits;
-use crate::router::connection::Entry;
-use crate::router::local::{LocalReceiver, LocalSender, Taken};
+use crate::router::local::{LocalReceiver, LocalSender};
 use crate::router::settings::{ConnectorId, Secret};
-use crate::router::{ConnectionKey, Router};
 
 /// What a device connection has to do with CBS.
 #[derive(Debug, Default)]
 pub(in crate::router) struct Desk {
-    links: Vec<DeskLink>,
+    pub(super) links: Vec<DeskLink>,
+    /// How many there have been.
+    pub(super) attached: u64,
     /// Answers that came when the device had no receiver for them.
-    unclaimed: VecDeque<Unclaimed>,
+    pub(super) unclaimed: VecDeque<Unclaimed>,
     /// What its tokens authorise, oldest first.
     pub(super) grants: Vec<Grant>,
     /// Why the hub took the last one back, or would not have it again.
@@ -35,17 +25,19 @@ pub(in crate::router) struct Desk {
 }
 
 #[derive(Debug)]
-struct DeskLink {
-    channel: Channel,
-    handle: Handle,
-    name: Box<str>,
+pub(super) struct DeskLink {
+    /// Never another's.
+    pub(super) number: u64,
+    pub(super) channel: Channel,
+    pub(super) handle: Handle,
+    pub(super) name: Box<str>,
     /// The configured connector that it leads to.
-    connector: ConnectorId,
-    end: DeskEnd,
+    pub(super) connector: ConnectorId,
+    pub(super) end: DeskEnd,
 }
 
 #[derive(Debug)]
-enum DeskEnd {
+pub(super) enum DeskEnd {
     /// The device sends.
     Requests {
         receiving: LocalReceiver,
@@ -63,14 +55,17 @@ enum DeskEnd {
 }
 
 #[derive(Debug)]
-struct Unclaimed {
-    channel: Channel,
-    reply_to: Option<Box<str>>,
-    payload: Secret<Vec<u8>>,
+pub(super) struct Unclaimed {
+    /// The link of the request.
+    pub(super) link: u64,
+    pub(super) channel: Channel,
+    pub(super) connector: ConnectorId,
+    pub(super) reply_to: Option<Box<str>>,
+    pub(super) payload: Secret<Vec<u8>>,
 }
 
 impl Desk {
-    fn link_mut(&mut self, channel: Channel, handle: Handle) -> Option<&mut DeskLink> {
+    pub(super) fn link_mut(&mut self, channel: Channel, handle: Handle) -> Option<&mut DeskLink> {
         self.links
             .iter_mut()
             .find(|link| link.channel == channel && link.handle == handle)
@@ -81,23 +76,18 @@ impl Desk {
         self.links.iter().any(|link| link.connector == connector)
     }
 
-    /// A connector has a successor in another configuration.
-    pub(super) fn follow(&mut self, from: ConnectorId, to: ConnectorId) {
-        for link in self.links.iter_mut().filter(|link| link.connector == from) {
-            link.connector = to;
-        }
-    }
-
     /// The receiver of an answer: the one that the request named, by its target or its own name; else the last attached
     /// in the same session, else the last of all (IoT Hub: clients name receivers that do not exist, or none).
-    fn receiver(&mut self, reply_to: Option<&str>, channel: Channel) -> Option<&mut LocalSender> {
+    pub(super) fn receiver(&mut self, answer: &Unclaimed) -> Option<&mut LocalSender> {
         let rank = |link: &DeskLink| match &link.end {
-            DeskEnd::Requests { .. } => None,
-            DeskEnd::Answers { address, .. } => {
-                let is_named =
-                    reply_to.is_some_and(|name| address.as_deref() == Some(name) || *link.name == *name);
-                Some((is_named, link.channel == channel))
+            DeskEnd::Answers { address, .. } if link.connector == answer.connector => {
+                let is_named = answer
+                    .reply_to
+                    .as_deref()
+                    .is_some_and(|name| address.as_deref() == Some(name) || *link.name == *name);
+                Some((is_named, link.channel == answer.channel))
             }
+            DeskEnd::Answers { .. } | DeskEnd::Requests { .. } => None,
         };
         let best = self.links.iter().filter_map(rank).max()?;
         let link = self.links.iter_mut().rfind(|link| rank(link) == Some(best))?;
@@ -106,432 +96,65 @@ impl Desk {
             DeskEnd::Requests { .. } => None,
         }
     }
-}
 
-impl Router {
-    /// A device attaches a link to `$cbs`. It is answered as the hub answers: everything that was asked for comes back.
-    pub(in crate::router) fn attach_cbs(
-        &mut self,
-        key: ConnectionKey,
-        channel: Channel,
-        handle: Handle,
-        attach: &Attach<'_>,
-        id: ConnectorId,
-    ) {
-        let Some(entry) = self.entry_mut(key) else { return };
-        let desk = entry.cbs.get_or_insert_default();
-        if desk.links.len() >= limits::CBS_LINKS {
-            let error = AmqpError::new(
-                condition::RESOURCE_LIMIT_EXCEEDED,
-                "this connection has too many $cbs links",
-            );
-            return self.refuse(key, channel, handle, attach, &error);
+    /// Keeps an answer for a receiver that is to come, as long as the link is there on which it was asked for: one that
+    /// has gone has given up, and who comes next must not take this for his own.
+    pub(super) fn keep(&mut self, answer: Unclaimed) {
+        if !self.links.iter().any(|link| link.number == answer.link) {
+            return;
         }
-        let fields = AttachFields {
-            carried: [0, 1, 2, 3].map(|index| attach.tail.field(index)),
-            role: attach.role.other(),
-            max_message_size: limits::CBS_REQUEST_BYTES as u64,
-            properties: attach.tail.field(PROPERTIES),
-        };
-        let bytes = fields.encode();
-        let tail = Tail {
-            count: AttachFields::COUNT,
-            bytes: &bytes,
-        };
-        if let Err(error) = entry.connection.answer_attach(channel, handle, tail) {
-            let error = AmqpError::new(error.condition(), "no frame of the device holds the answer");
-            return self.refuse(key, channel, handle, attach, &error);
+        self.unclaimed.push_back(answer);
+        if self.unclaimed.len() > limits::CBS_UNCLAIMED {
+            self.unclaimed.pop_front();
         }
-        let end = match attach.role {
-            Role::Sender => {
-                let mut receiving = LocalReceiver::new(attach.initial_delivery_count);
-                receiving.top_up(limits::CBS_CREDIT, &mut entry.connection, channel, handle);
-                DeskEnd::Requests {
-                    receiving,
-                    outstanding: 0,
+    }
+
+    /// Forgets links that are gone. What had not begun to go on one of them is for another receiver.
+    pub(super) fn forget(&mut self, is_gone: impl Fn(&DeskLink) -> bool) {
+        let (gone, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.links).into_iter().partition(is_gone);
+        self.links = left;
+        let links = &self.links;
+        self.unclaimed
+            .retain(|answer| links.iter().any(|link| link.number == answer.link));
+        for link in gone {
+            if let DeskEnd::Answers { sending, .. } = link.end {
+                for (asked_on, payload) in sending.into_unsent() {
+                    self.keep(Unclaimed {
+                        link: asked_on,
+                        channel: link.channel,
+                        connector: link.connector,
+                        reply_to: None,
+                        payload,
+                    });
                 }
             }
-            Role::Receiver => DeskEnd::Answers {
-                sending: LocalSender::default(),
-                address: attach
-                    .target
-                    .and_then(|target| Terminus::parse(target).ok()?.address)
-                    .map(Into::into),
-                in_doubt: is_second(attach).then(VecDeque::new),
-            },
-        };
-        desk.links.push(DeskLink {
-            channel,
-            handle,
-            name: attach.name.into(),
-            connector: id,
-            end,
+        }
+    }
+
+    /// Requests that are not answered.
+    pub(super) fn outstanding(&self) -> u32 {
+        let outstanding = self.links.iter().map(|link| match link.end {
+            DeskEnd::Requests { outstanding, .. } => outstanding,
+            DeskEnd::Answers { .. } => 0,
         });
-        self.wake(key);
-        if attach.role == Role::Receiver {
-            self.deliver_unclaimed(key);
-        }
-        // There will be something to ask.
-        let now = self.now;
-        self.want(id, now);
+        outstanding.sum()
     }
 
-    /// An answer for a device that asked. One that has gone does not hear it.
-    pub(super) fn answer_device(&mut self, asked: Asked, answer: Answer) {
-        self.settle_asked(&asked, ACCEPTED_TAIL);
-        let Some(desk) = self.entry_mut(asked.device).and_then(|entry| entry.cbs.as_mut()) else {
-            return;
-        };
-        desk.unclaimed.push_back(Unclaimed {
-            channel: asked.channel,
-            reply_to: asked.reply_to,
-            payload: Secret::new(answer.encode_for(asked.id)),
+    /// Answers that the device has not taken.
+    pub(in crate::router) fn untaken(&self) -> usize {
+        let untaken = self.links.iter().map(|link| match &link.end {
+            DeskEnd::Answers { sending, .. } => sending.len(),
+            DeskEnd::Requests { .. } => 0,
         });
-        if desk.unclaimed.len() > limits::CBS_UNCLAIMED {
-            desk.unclaimed.pop_front();
-        }
-        self.deliver_unclaimed(asked.device);
-        self.take_more(asked.device, asked.channel, asked.handle);
+        untaken.sum::<usize>() + self.unclaimed.len()
     }
 
-    /// Settles a device's request, if that is still to be done, with the outcome in `tail`.
-    pub(super) fn settle_asked(&mut self, asked: &Asked, tail: Tail<'_>) {
-        let Some(entry) = self.entry_mut(asked.device).filter(|_| !asked.is_settled) else {
-            return;
-        };
-        if entry.connection.session(asked.channel).is_none() {
-            return;
-        }
-        let (channel, delivery) = (asked.channel, asked.delivery);
-        entry
-            .connection
-            .relay_disposition(channel, Role::Receiver, delivery, delivery, tail);
-        self.wake(asked.device);
-    }
-
-    /// A request less is under way on a device's link.
-    fn take_more(&mut self, key: ConnectionKey, channel: Channel, handle: Handle) {
-        let Some(Entry { connection, cbs, .. }) = self.entry_mut(key) else {
-            return;
-        };
-        if let Some(link) = cbs.as_mut().and_then(|desk| desk.link_mut(channel, handle))
-            && let DeskEnd::Requests {
-                receiving,
-                outstanding,
-            } = &mut link.end
-        {
-            *outstanding = outstanding.saturating_sub(1);
-            receiving.top_up(
-                limits::CBS_CREDIT.saturating_sub(*outstanding),
-                connection,
-                channel,
-                handle,
-            );
-        }
-        self.wake(key);
-    }
-
-    fn deliver_unclaimed(&mut self, key: ConnectionKey) {
-        if let Some(desk) = self.entry_mut(key).and_then(|entry| entry.cbs.as_mut()) {
-            for answer in std::mem::take(&mut desk.unclaimed) {
-                match desk.receiver(answer.reply_to.as_deref(), answer.channel) {
-                    Some(sending) => sending.push(0, answer.payload.expose().clone()),
-                    None => desk.unclaimed.push_back(answer),
-                }
-            }
-        }
-        self.pump_desk(key);
-    }
-
-    /// Sends the answers that a device's credit and window allow.
-    pub(in crate::router) fn pump_desk(&mut self, key: ConnectionKey) {
-        let Some(Entry { connection, cbs, .. }) = self.entry_mut(key) else {
-            return;
-        };
-        let Some(desk) = cbs else { return };
-        for link in &mut desk.links {
-            if let DeskEnd::Answers {
-                sending, in_doubt, ..
-            } = &mut link.end
-            {
-                sending.pump(connection, link.channel, link.handle, |_, id| {
-                    if let Some(in_doubt) = in_doubt {
-                        in_doubt.push_back(id);
-                        if in_doubt.len() > IN_DOUBT {
-                            in_doubt.pop_front();
-                        }
-                    }
-                });
-            }
-        }
-        self.wake(key);
-    }
-
-    pub(super) fn on_desk_flow(
-        &mut self,
-        key: ConnectionKey,
-        channel: Channel,
-        handle: Handle,
-        flow: &Flow<'_>,
-    ) -> bool {
-        let Some(Entry { connection, cbs, .. }) = self.entry_mut(key) else {
-            return false;
-        };
-        let Some(link) = cbs.as_mut().and_then(|desk| desk.link_mut(channel, handle)) else {
-            return false;
-        };
-        match &mut link.end {
-            DeskEnd::Answers { sending, .. } => {
-                if let Some(flow) = &flow.link {
-                    sending.on_flow(flow);
-                }
-                if flow.echo {
-                    sending.echo(connection, channel, handle);
-                }
-            }
-            DeskEnd::Requests { receiving, .. } if flow.echo => receiving.echo(connection, channel, handle),
-            DeskEnd::Requests { .. } => {}
-        }
-        self.pump_desk(key);
-        true
-    }
-
-    pub(super) fn on_desk_transfer(
-        &mut self,
-        key: ConnectionKey,
-        channel: Channel,
-        handle: Handle,
-        transfer: &Transfer<'_>,
-        now: Instant,
-    ) {
-        let Some(entry) = self.entry_mut(key) else { return };
-        let Some(link) = entry.cbs.as_mut().and_then(|desk| desk.link_mut(channel, handle)) else {
-            return;
-        };
-        let connector = link.connector;
-        let DeskEnd::Requests {
-            receiving,
-            outstanding,
-        } = &mut link.end
-        else {
-            return;
-        };
-        match receiving.take(transfer, limits::CBS_REQUEST_BYTES) {
-            Taken::Nothing => {}
-            Taken::Message {
-                id,
-                is_settled,
-                payload,
-            } => {
-                *outstanding += 1;
-                let asked = Asked {
-                    device: key,
-                    channel,
-                    handle,
-                    delivery: id,
-                    is_settled,
-                    id: None,
-                    reply_to: None,
-                };
-                self.on_request(asked, connector, &payload, now);
-            }
-            Taken::TooLarge { .. } => {
-                let what = format!("a request to $cbs may have {} bytes", limits::CBS_REQUEST_BYTES);
-                let error = AmqpError::new(condition::MESSAGE_SIZE_EXCEEDED, what);
-                self.detach_desk_link(key, channel, handle, &error);
-            }
-            Taken::Overrun => {
-                let what = "a message for which there was no credit";
-                let error = AmqpError::new(condition::TRANSFER_LIMIT_EXCEEDED, what);
-                self.detach_desk_link(key, channel, handle, &error);
-            }
+    /// What led to one connector leads to its successor.
+    pub(super) fn follow(&mut self, from: ConnectorId, to: ConnectorId) {
+        let links = self.links.iter_mut().map(|link| &mut link.connector);
+        let answers = self.unclaimed.iter_mut().map(|answer| &mut answer.connector);
+        for connector in links.chain(answers).filter(|connector| **connector == from) {
+            *connector = to;
         }
     }
-
-    fn on_request(
-        &mut self,
-        mut asked: Asked,
-        connector: ConnectorId,
-        payload: &Secret<Vec<u8>>,
-        now: Instant,
-    ) {
-        let key = asked.device;
-        let gateway = self
-            .entry(key)
-            .map(|entry| entry.vhost.clone())
-            .unwrap_or_default();
-        let hub = self
-            .connectors
-            .get(&connector)
-            .map_or("", |connector| connector.server_name());
-        let request = match Request::read(payload.expose(), &gateway, hub) {
-            Ok(request) => request,
-            Err(Malformed::Message(error)) => {
-                let what = format!("a request to $cbs is not a well-formed message: {error}");
-                let error = AmqpError::new(condition::DECODE_ERROR, what);
-                return self.detach_desk_link(key, asked.channel, asked.handle, &error);
-            }
-            Err(Malformed::Request { id, reply_to, what }) => {
-                asked.id = id;
-                asked.reply_to = reply_to;
-                if let Some(more) = self.relay.complaints.note(now) {
-                    let number = self.entry(key).map_or(0, |entry| entry.connection.number);
-                    tracing::warn!(
-                        target: "ROUTER_CORE",
-                        "[C{number}] A request to $cbs was answered with status 400, and not sent on: {what}{more}"
-                    );
-                }
-                return self.answer_device(asked, Answer::new(400, &what));
-            }
-        };
-        let Request { message, operation } = request;
-        asked.id = message.properties.message_id.clone();
-        asked.reply_to = message.properties.reply_to.as_deref().map(Into::into);
-        if self.relay.bytes + payload.expose().len() > limits::CBS_BYTES_TOTAL {
-            return self.answer_device(asked, Answer::new(503, OVERLOADED));
-        }
-        let audience = match &operation {
-            Operation::Put(claim) => &claim.audience,
-            Operation::Delete(audience) => audience,
-        };
-        let Some(slot) = self.slot_for(key, connector, Some(audience)) else {
-            let error = self.full_error(connector);
-            return self.close_desk(key, connector, &error);
-        };
-        self.ask(From::Link(asked), slot, operation, message, now);
-    }
-
-    pub(super) fn on_desk_disposition(
-        &mut self,
-        key: ConnectionKey,
-        channel: Channel,
-        disposition: &Disposition<'_>,
-    ) {
-        if disposition.role != Role::Receiver || disposition.settled {
-            return;
-        }
-        let Some(Entry { connection, cbs, .. }) = self.entry_mut(key) else {
-            return;
-        };
-        let Some(desk) = cbs else { return };
-        let span = disposition.last.since(disposition.first);
-        for link in desk.links.iter_mut().filter(|link| link.channel == channel) {
-            let DeskEnd::Answers {
-                in_doubt: Some(in_doubt),
-                ..
-            } = &mut link.end
-            else {
-                continue;
-            };
-            in_doubt.retain(|&id| {
-                let is_meant = id.since(disposition.first) <= span;
-                if is_meant {
-                    // The sender has the last word (AMQP 1.0 part 2, §2.6.12).
-                    connection.settle(channel, Role::Sender, id, id, write_accepted);
-                }
-                !is_meant
-            });
-        }
-        self.wake(key);
-    }
-
-    /// The device detached one of its `$cbs` links. `false`: it is none.
-    pub(super) fn on_desk_detach(
-        &mut self,
-        key: ConnectionKey,
-        channel: Channel,
-        handle: Handle,
-        detach: &Detach<'_>,
-    ) -> bool {
-        let Some(Entry { connection, cbs, .. }) = self.entry_mut(key) else {
-            return false;
-        };
-        let Some(desk) = cbs else { return false };
-        let Some(position) = desk
-            .links
-            .iter()
-            .position(|link| link.channel == channel && link.handle == handle)
-        else {
-            return false;
-        };
-        desk.links.remove(position);
-        connection.detach_link(channel, handle, detach.closed, None);
-        self.wake(key);
-        true
-    }
-
-    /// A device's session is over.
-    pub(super) fn on_desk_session_ended(&mut self, key: ConnectionKey, channel: Channel) {
-        if let Some(desk) = self.entry_mut(key).and_then(|entry| entry.cbs.as_mut()) {
-            desk.links.retain(|link| link.channel != channel);
-        }
-    }
-
-    fn detach_desk_link(&mut self, key: ConnectionKey, channel: Channel, handle: Handle, error: &AmqpError) {
-        let Some(Entry { connection, cbs, .. }) = self.entry_mut(key) else {
-            return;
-        };
-        let Some(desk) = cbs else { return };
-        desk.links
-            .retain(|link| link.channel != channel || link.handle != handle);
-        connection.detach_link(channel, handle, true, Some(error));
-        tracing::info!(
-            target: "ROUTER_CORE",
-            "[C{}] $cbs link detached: {} {}",
-            connection.number,
-            error.condition,
-            error.description
-        );
-        self.wake(key);
-    }
-
-    /// Detaches a device's `$cbs` links to a hub that does not answer them.
-    pub(super) fn close_desk(&mut self, key: ConnectionKey, id: ConnectorId, error: &AmqpError) {
-        let pool = self.pool_name(id).to_owned();
-        let Some(desk) = self.entry(key).and_then(|entry| entry.cbs.as_ref()) else {
-            return;
-        };
-        let links: Vec<_> = desk
-            .links
-            .iter()
-            .filter(|link| self.pool_name(link.connector) == pool)
-            .map(|link| (link.channel, link.handle))
-            .collect();
-        for (channel, handle) in links {
-            self.detach_desk_link(key, channel, handle, error);
-        }
-    }
-
-    /// Detaches all `$cbs` links of a device, because we go.
-    pub(in crate::router) fn close_all_desks(&mut self, key: ConnectionKey, error: &AmqpError) {
-        let Some(desk) = self.entry(key).and_then(|entry| entry.cbs.as_ref()) else {
-            return;
-        };
-        let links: Vec<_> = desk
-            .links
-            .iter()
-            .map(|link| (link.channel, link.handle))
-            .collect();
-        for (channel, handle) in links {
-            self.detach_desk_link(key, channel, handle, error);
-        }
-    }
-}
-
-/// Deliveries of one link that a device may leave unsettled and still hear of.
-const IN_DOUBT: usize = 256;
-
-/// Place of `properties` among the fields of an attach behind its role (AMQP 1.0 part 2, §2.7.3).
-const PROPERTIES: usize = 10;
-
-/// `settled`, and `accepted` as the state: a disposition from `settled` on.
-const ACCEPTED_TAIL: Tail<'static> = Tail {
-    count: 2,
-    bytes: &[0x41, 0x00, 0x53, 0x24, 0x45],
-};
-
-/// Whether the receiver settles in two steps.
-fn is_second(attach: &Attach<'_>) -> bool {
-    let mode = attach.tail.field(1).map(Reader::new);
-    mode.and_then(|mut mode| mode.ubyte().ok()) == Some(1)
 }

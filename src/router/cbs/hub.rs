@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use super::device::ACCEPTED_TAIL;
 use super::request::Answer;
 use super::{CBS, From, Pending};
-use crate::amqp::codes::descriptor;
+use crate::amqp::codes::{descriptor, format};
 use crate::amqp::condition::{AmqpError, ErrorView};
 use crate::amqp::delivery::write_accepted;
 use crate::amqp::fields::Tail;
@@ -36,21 +37,35 @@ pub(in crate::router) struct HubCbs {
     receiver: Handle,
     sending: LocalSender,
     receiving: LocalReceiver,
-    /// Requests that the hub has not settled.
+    /// Requests that the hub has neither settled nor answered.
     unsettled: VecDeque<(DeliveryId, u64)>,
+}
+
+impl HubCbs {
+    /// Nobody waits for the answer to this request any more.
+    pub(super) fn forget(&mut self, number: u64) {
+        self.sending.cancel(number);
+        self.unsettled.retain(|&(_, other)| other != number);
+    }
 }
 
 impl Router {
     /// Sends the requests that wait for a connector, if it is open, and as fast as their devices may start there.
     pub(in crate::router) fn send_unsent(&mut self, id: ConnectorId, now: Instant) {
         while let Some(hub) = self.usable_connection(id)
-            && let Some(connector) = self.connectors.get_mut(&id)
-            && let Some(&number) = connector.unsent.front()
+            && let Some(&number) = self.connectors.get(&id).and_then(|it| it.unsent.front())
         {
+            let device = self.relay.pending.get(&number).map(|it| it.from.device());
+            let Some(device) = device.filter(|&device| self.entry(device).is_some()) else {
+                // It has gone, and would never leave the users.
+                self.forget_request(number);
+                continue;
+            };
+            let Some(connector) = self.connectors.get_mut(&id) else {
+                return;
+            };
             // The token is good on this connection only, so the device stays.
-            if let Some(pending) = self.relay.pending.get(&number)
-                && connector.admit_device(pending.from.device(), now) != Admit::Now
-            {
+            if connector.admit_device(device, now) != Admit::Now {
                 return;
             }
             connector.unsent.pop_front();
@@ -74,7 +89,7 @@ impl Router {
         if let Some(connector) = self.connectors.get_mut(&id)
             && let Some(cbs) = &mut connector.cbs
         {
-            cbs.sending.push(number, pending.payload.expose().clone());
+            cbs.sending.push(number, pending.payload.clone());
         }
         self.pump_hub(id);
     }
@@ -106,8 +121,16 @@ impl Router {
                 .attach_link(channel, name, role, None, tail)
                 .map_err(|_| refused("the hub allows no $cbs links"))
         };
-        let sender = attach(SENDER, Role::Sender, SENDER, CBS)?;
-        let receiver = attach(REPLY_TO, Role::Receiver, CBS, REPLY_TO)?;
+        let pair = attach(SENDER, Role::Sender, SENDER, CBS)
+            .and_then(|sender| Ok((sender, attach(REPLY_TO, Role::Receiver, CBS, REPLY_TO)?)));
+        let (sender, receiver) = match pair {
+            Ok(pair) => pair,
+            Err(error) => {
+                connection.end_session(channel, None);
+                self.wake(hub);
+                return Err(error);
+            }
+        };
         let mut receiving = LocalReceiver::default();
         receiving.top_up(CREDIT, connection, channel, receiver);
         self.wake(hub);
@@ -239,7 +262,10 @@ impl Router {
         }
         let taken = cbs.receiving.take(transfer, limits::CBS_ANSWER_BYTES);
         let (delivery, is_settled, payload) = match taken {
-            Taken::Nothing | Taken::Overrun => return,
+            Taken::Nothing if !transfer.aborted => return,
+            Taken::Overrun => return,
+            // Nobody settles it, but its credit is used.
+            Taken::Nothing => (DeliveryId::default(), true, None),
             Taken::Message {
                 id,
                 is_settled,
@@ -290,6 +316,13 @@ impl Router {
         if disposition.role != Role::Receiver {
             return;
         }
+        let state = disposition.tail.field(1);
+        let outcome = state
+            .and_then(|state| Reader::new(state).composite().ok())
+            .map(|(code, _)| code);
+        if !disposition.settled && matches!(outcome, None | Some(descriptor::RECEIVED)) {
+            return;
+        }
         let span = disposition.last.since(disposition.first);
         let Some((_, cbs)) = self.hub_cbs(hub, channel) else {
             return;
@@ -298,53 +331,63 @@ impl Router {
         cbs.unsettled.retain(|&(id, number)| {
             let is_meant = id.since(disposition.first) <= span;
             if is_meant {
-                settled.push(number);
+                settled.push((id, number));
             }
             !is_meant
         });
-        for number in settled {
-            self.settle_request(number, disposition.tail);
+        for (id, number) in settled {
+            if !disposition.settled
+                && let Some(entry) = self.entry_mut(hub)
+            {
+                // The sender has the last word (AMQP 1.0 part 2, §2.6.12).
+                entry
+                    .connection
+                    .settle(channel, Role::Sender, id, id, write_accepted);
+            }
+            match state {
+                Some(state) if outcome != Some(descriptor::ACCEPTED) => self.reject_request(number, state),
+                Some(_) | None => self.accept_request(number),
+            }
         }
+        self.wake(hub);
     }
 
-    fn settle_request(&mut self, number: u64, tail: Tail<'_>) {
-        let state = tail
-            .field(1)
-            .and_then(|state| Reader::new(state).composite().ok());
-        let is_refused = state.is_some_and(|(code, _)| code != descriptor::ACCEPTED);
-        if is_refused {
-            let Some(pending) = self.forget_request(number) else {
-                return;
-            };
-            tracing::info!(
-                target: "ROUTER_CORE",
-                "The hub's $cbs did not accept a request: the outcome goes to whoever asked"
-            );
-            match pending.from {
-                From::Link(asked) => self.settle_asked(&asked, tail),
-                From::Again(_) | From::Login(_) => {
-                    let error = self.unreachable_error("The hub's $cbs did not accept the request");
-                    let now = self.now;
-                    self.tell_failure(&pending.from, pending.connector, &error, now);
-                }
-            }
-            return;
-        }
+    fn accept_request(&mut self, number: u64) {
         let Some(pending) = self.relay.pending.get_mut(&number) else {
             return;
         };
-        if let From::Link(asked) = &mut pending.from
-            && !asked.is_settled
-        {
+        if let From::Link(asked) = &mut pending.from {
+            let unsettled = asked.clone();
             asked.is_settled = true;
-            let (device, channel, delivery) = (asked.device, asked.channel, asked.delivery);
-            if let Some(entry) = self.entry_mut(device)
-                && entry.connection.session(channel).is_some()
-            {
-                entry
-                    .connection
-                    .relay_disposition(channel, Role::Receiver, delivery, delivery, tail);
-                self.wake(device);
+            self.settle_asked(&unsettled, ACCEPTED_TAIL);
+        }
+    }
+
+    /// The hub takes a request with an outcome other than accepted: there will be no answer.
+    fn reject_request(&mut self, number: u64, state: &[u8]) {
+        let Some(pending) = self.forget_request(number) else {
+            return;
+        };
+        tracing::info!(
+            target: "ROUTER_CORE",
+            "The hub's $cbs did not accept a request: the outcome goes to whoever asked"
+        );
+        match pending.from {
+            From::Link(asked) => {
+                let mut bytes = vec![format::TRUE];
+                bytes.extend_from_slice(state);
+                let tail = Tail {
+                    count: 2,
+                    bytes: &bytes,
+                };
+                self.settle_asked(&asked, tail);
+                self.finish_asked(&asked);
+                self.grant_requests(asked.device);
+            }
+            From::Again(_) | From::Login(_) => {
+                let error = self.unreachable_error("The hub's $cbs did not accept the request");
+                let now = self.now;
+                self.tell_failure(&pending.from, pending.connector, &error, now);
             }
         }
     }

@@ -14,6 +14,7 @@
 //! one whose answer was lost with the connection is sent again on the next.
 
 mod desk;
+mod device;
 mod grants;
 mod hub;
 mod place;
@@ -59,6 +60,13 @@ pub(super) struct Relay {
     complaints: Denials,
 }
 
+impl Relay {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.pending.len()
+    }
+}
+
 /// A request that is not answered.
 #[derive(Debug)]
 struct Pending {
@@ -93,11 +101,14 @@ impl From {
 }
 
 /// A device's request.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Asked {
     device: ConnectionKey,
+    /// Its link, by [`Desk`]'s number; which may be gone, and its handle another's.
+    link: u64,
     channel: Channel,
-    handle: Handle,
+    /// Where the link leads.
+    connector: ConnectorId,
     delivery: DeliveryId,
     is_settled: bool,
     /// Its message-id.
@@ -162,6 +173,12 @@ impl Router {
         self.relay.bytes = self.relay.bytes.saturating_sub(pending.payload.expose().len());
         if let Some(connector) = self.connectors.get_mut(&pending.connector) {
             connector.asking = connector.asking.saturating_sub(1);
+            if let Ok(place) = connector.unsent.binary_search(&number) {
+                connector.unsent.remove(place);
+            }
+            if let Some(cbs) = &mut connector.cbs {
+                cbs.forget(number);
+            }
         }
         Some(pending)
     }
@@ -177,8 +194,12 @@ impl Router {
 
     /// A hub's answer to one of our requests.
     fn on_answer(&mut self, hub: ConnectionKey, number: u64, answer: Answer, now: Instant) {
-        let Some(pending) = self.forget_request(number) else {
+        let is_asked = |pending: &Pending| pending.sent_on == Some(hub);
+        if !self.relay.pending.get(&number).is_some_and(is_asked) {
             // It came too late, and somebody has heard so.
+            return;
+        }
+        let Some(pending) = self.forget_request(number) else {
             return;
         };
         let device = pending.from.device();
@@ -252,23 +273,47 @@ impl Router {
         }
     }
 
-    /// Requests to one connector are another's: its successor in the configuration.
-    pub(super) fn move_requests(&mut self, from: ConnectorId, to: ConnectorId) {
+    /// Links and requests to one connector are another's: its successor in the configuration. If that does not take
+    /// them, they end.
+    pub(super) fn move_requests(&mut self, from: ConnectorId, to: ConnectorId, now: Instant) {
         let mut moved = 0;
-        for pending in self.relay.pending.values_mut().filter(|it| it.connector == from) {
-            pending.connector = to;
-            pending.sent_on = None;
-            moved += 1;
-        }
-        if let Some(connector) = self.connectors.get_mut(&to) {
-            connector.asking += moved;
+        for pending in self.relay.pending.values_mut() {
+            if let From::Link(asked) = &mut pending.from
+                && asked.connector == from
+            {
+                asked.connector = to;
+            }
+            if pending.connector == from {
+                pending.connector = to;
+                pending.sent_on = None;
+                moved += 1;
+            }
         }
         for (_, entry) in &mut self.connections {
             if let Some(desk) = &mut entry.cbs {
                 desk.follow(from, to);
             }
         }
+        if let Some(connector) = self.connectors.get_mut(&to) {
+            connector.asking += moved;
+        }
         self.line_up_requests(to);
+        if !self.relays_cbs(to) {
+            let name = self.pool_name(to);
+            let error = self.unreachable_error(&format!("Connector {name} does not relay $cbs any more"));
+            self.end_relay(to, &error, now);
+        }
+    }
+
+    /// A connector relays no more: its requests come to nothing, and devices' links to it are detached.
+    pub(super) fn end_relay(&mut self, id: ConnectorId, error: &AmqpError, now: Instant) {
+        self.fail_requests(id, error, now);
+        let connections = self.connections.iter();
+        let desks = connections.filter(|(_, entry)| entry.cbs.as_ref().is_some_and(|desk| desk.leads_to(id)));
+        let devices: Vec<ConnectionKey> = desks.map(|(index, entry)| entry.key(index)).collect();
+        for device in devices {
+            self.close_desk(device, id, error);
+        }
     }
 
     // ---- time ----------------------------------------------------------------------------------------------------

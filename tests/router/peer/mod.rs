@@ -33,6 +33,7 @@ pub(crate) struct Announces {
     pub(crate) max_frame_size: u32,
     pub(crate) idle_time_out: Option<u32>,
     pub(crate) channel_max: u16,
+    pub(crate) handle_max: u32,
     pub(crate) window: u32,
     pub(crate) first_transfer_id: u32,
     pub(crate) first_delivery_id: u32,
@@ -44,6 +45,7 @@ impl Default for Announces {
             max_frame_size: 65536,
             idle_time_out: None,
             channel_max: 8191,
+            handle_max: 262_143,
             window: 2048,
             first_transfer_id: 0,
             first_delivery_id: 0,
@@ -219,7 +221,7 @@ impl Peer {
             uint(announces.first_transfer_id),
             uint(announces.window),
             uint(u32::MAX),
-            uint(262_143),
+            uint(announces.handle_max),
         ];
         self.say(&Frame::new(channel, wire::BEGIN, fields));
         self.sessions.insert(

@@ -1,7 +1,7 @@
 //! Links coming and going: who is let in, how an attach is answered, and how it is refused.
 
 use fe2o3_amqp::types::definitions::{
-    AmqpError, Error, Handle, LinkError, ReceiverSettleMode, Role, SenderSettleMode,
+    AmqpError, Error, ErrorCondition, Handle, LinkError, ReceiverSettleMode, Role, SenderSettleMode,
 };
 use fe2o3_amqp::types::messaging::TargetArchetype;
 use fe2o3_amqp::types::performatives::{Attach, Detach, Performative};
@@ -9,11 +9,11 @@ use fe2o3_amqp::types::primitives::{Symbol, Value};
 
 use super::connection::{Connection, Step};
 use super::link::{Admitted, Link, Pairing};
-use super::node::Node;
+use super::node::{Identity, Node};
 use super::observed::Observed;
 use super::refusal::Refusal;
 use super::session::Session;
-use super::settings::CbsMode;
+use super::settings::{CbsMode, Eviction, EvictionCondition, EvictionScope, NameClash};
 
 impl Connection {
     pub(super) fn on_attach(&mut self, channel: u16, attach: Attach) -> Step {
@@ -23,7 +23,7 @@ impl Connection {
             channel,
             attach: Box::new(attach.clone()),
         });
-        if handle > self.shared.settings.handle_max || self.session(channel)?.link(handle).is_some() {
+        if handle > self.shared.settings().handle_max || self.session(channel)?.link(handle).is_some() {
             return self.fault(format!("an attach on handle {handle}, in use or out of range"));
         }
         match self.admit(channel, &attach) {
@@ -46,25 +46,22 @@ impl Connection {
         };
         let node = Node::find(&address, &attach.role)
             .ok_or_else(|| Refusal::not_found(format!("The path {address} is not supported.")).to_error())?;
-        let same_name = |link: &Link| link.name == attach.name && link.peer_role == attach.role;
-        if self
-            .sessions
-            .get(&channel)
-            .is_some_and(|session| session.links().any(|(_, link)| same_name(link)))
+        let clashes = |session: &Session| session.links().any(|(_, link)| has_name_of(link, attach));
+        if self.shared.settings().name_clash == NameClash::Refuse
+            && self.sessions.get(&channel).is_some_and(clashes)
         {
             let name = &attach.name;
             let text = format!("A link with name '{name}' is already attached in session {channel}.");
             return Err(Error::new(AmqpError::ResourceLocked, text, None));
         }
-        if node == Node::Cbs && self.shared.settings.cbs_mode == CbsMode::Refuse {
-            let second =
-                |link: &Link| link.node == Node::Cbs && link.peer_role == attach.role && !link.is_closing();
-            if self
-                .sessions
-                .values()
-                .flat_map(Session::links)
-                .any(|(_, link)| second(link))
-            {
+        if node == Node::Cbs {
+            let open = self.open_cbs_links(&attach.role);
+            self.note(Observed::CbsLink {
+                connection: self.id,
+                role: attach.role.clone(),
+                open: open + 1,
+            });
+            if open > 0 && self.shared.settings().cbs_mode == CbsMode::Refuse {
                 let text = format!(
                     "A link to connection '{}' $cbs node has already been opened.",
                     self.id
@@ -74,13 +71,16 @@ impl Connection {
         }
         if let Some(resource) = node.resource() {
             if let Some(identity) = node.identity()
-                && !self.shared.settings.knows(identity)
+                && !self.shared.settings().knows(identity)
             {
                 return Err(Refusal::no_such_device(identity).to_error());
             }
-            if !self.grants.cover(&resource, self.shared.settings.token_grace) {
+            if !self.grants.cover(&resource) {
                 return Err(Refusal::unauthorized("Unauthorized access.").to_error());
             }
+        }
+        if node.identity().is_some() && !self.shared.admits_link() {
+            return Err(Refusal::throttled().to_error());
         }
         let pairing = match pairing_of(attach) {
             _ if !node.is_paired() => None,
@@ -124,11 +124,22 @@ impl Connection {
         })
     }
 
+    fn open_cbs_links(&self, peer_role: &Role) -> usize {
+        let links = self.sessions.values().flat_map(Session::links);
+        links
+            .filter(|(_, link)| link.node == Node::Cbs && link.peer_role == *peer_role && !link.is_closing())
+            .count()
+    }
+
     /// Answers as the hub does: termini and properties echoed, its own limits and modes.
     fn accept_link(&mut self, channel: u16, handle: u32, attach: Attach, admitted: Admitted) -> Step {
         let node = admitted.node.clone();
         self.close_rivals(&node, &attach.role, admitted.pairing.as_ref())?;
-        let settings = self.shared.settings.clone();
+        self.steal(channel, &attach)?;
+        self.shared.claim(&node, self.id);
+        let now = self.shared.clock.now();
+        self.last_link_at = Some(now);
+        let settings = self.shared.settings();
         let asked = attach
             .max_message_size
             .filter(|&size| size != 0)
@@ -155,9 +166,9 @@ impl Connection {
             settings.event_credit
         };
         let link = if peer_sends {
-            Link::receiving(&attach, admitted, granted)
+            Link::receiving(&attach, admitted, granted, now)
         } else {
-            Link::sending(&attach, admitted)
+            Link::sending(&attach, admitted, now)
         };
         let answer = Attach {
             role: if peer_sends { Role::Receiver } else { Role::Sender },
@@ -222,6 +233,7 @@ impl Connection {
         };
         self.shared.commands().unlock_tokens(&locks);
         self.shared.part(self.id, &link.node);
+        self.last_link_at = Some(self.shared.clock.now());
         let (connection, closed, error) = (self.id, detach.closed, detach.error);
         let answered = link.is_closing();
         self.note(Observed::Detached {
@@ -244,35 +256,93 @@ impl Connection {
         Ok(())
     }
 
+    /// The older link of the same name in the session, if there is one, goes.
+    fn steal(&mut self, channel: u16, attach: &Attach) -> Step {
+        let older = self
+            .session(channel)?
+            .links()
+            .find(|(_, link)| has_name_of(link, attach) && !link.is_closing())
+            .map(|(handle, _)| handle);
+        let text = "The link was stolen by another of its name.".to_owned();
+        match older {
+            Some(handle) => self.detach_link(channel, handle, Error::new(LinkError::Stolen, text, None)),
+            None => Ok(()),
+        }
+    }
+
+    /// The identity has come on another connection.
+    pub(super) fn evict(&mut self, identity: &Identity, eviction: Eviction) -> Step {
+        let condition = match eviction.condition {
+            EvictionCondition::InternalError => AmqpError::InternalError.into(),
+            EvictionCondition::NotAllowed => AmqpError::NotAllowed.into(),
+            EvictionCondition::LinkCreationConflict => {
+                ErrorCondition::Custom(Symbol::from("com.microsoft:link-creation-conflict"))
+            }
+        };
+        let text = "Another AMQP Client has opened a Receive Link".to_owned();
+        let error = Error::new(condition, text, None);
+        let is_theirs = |link: &Link| link.node.identity() == Some(identity);
+        let channels: Vec<u16> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| {
+                session
+                    .links()
+                    .any(|(_, link)| is_theirs(link) && !link.is_closing())
+            })
+            .map(|(channel, _)| *channel)
+            .collect();
+        match eviction.scope {
+            EvictionScope::Links => self.detach_where(is_theirs, &error),
+            EvictionScope::Connection if channels.is_empty() => Ok(()),
+            EvictionScope::Connection => self.close(Some(error)),
+            EvictionScope::Sessions => channels
+                .into_iter()
+                .try_for_each(|channel| self.end_session(channel, error.clone())),
+        }
+    }
+
+    /// Detaches one link, on the hub's own account.
+    pub(super) fn detach_link(&mut self, channel: u16, handle: u32, error: Error) -> Step {
+        let id = self.id;
+        let shared = self.shared.clone();
+        let session = self.session(channel)?;
+        let locks = session.forget_unsettled(handle);
+        shared.commands().unlock_tokens(&locks);
+        if let Some(link) = session.link_mut(handle) {
+            shared.part(id, &link.node);
+            link.close();
+        }
+        self.last_link_at = Some(shared.clock.now());
+        self.send(
+            channel,
+            Performative::Detach(Detach {
+                handle: Handle(handle),
+                closed: true,
+                error: Some(error),
+            }),
+        )
+    }
+
     /// Detaches every link that `matches`, on the hub's own account.
     pub(super) fn detach_where(&mut self, matches: impl Fn(&Link) -> bool, error: &Error) -> Step {
         let mut detached = Vec::new();
-        for (&channel, session) in &mut self.sessions {
+        for (&channel, session) in &self.sessions {
             let handles: Vec<u32> = session
                 .links()
                 .filter(|(_, link)| !link.is_closing() && matches(link))
                 .map(|(handle, _)| handle)
                 .collect();
-            for handle in handles {
-                let locks = session.forget_unsettled(handle);
-                self.shared.commands().unlock_tokens(&locks);
-                if let Some(link) = session.link_mut(handle) {
-                    self.shared.part(self.id, &link.node);
-                    link.close();
-                }
-                detached.push((channel, handle));
-            }
+            detached.extend(handles.into_iter().map(|handle| (channel, handle)));
         }
-        for (channel, handle) in detached {
-            let detach = Detach {
-                handle: Handle(handle),
-                closed: true,
-                error: Some(error.clone()),
-            };
-            self.send(channel, Performative::Detach(detach))?;
-        }
-        Ok(())
+        detached
+            .into_iter()
+            .try_for_each(|(channel, handle)| self.detach_link(channel, handle, error.clone()))
     }
+}
+
+fn has_name_of(link: &Link, attach: &Attach) -> bool {
+    link.name == attach.name && link.peer_role == attach.role
 }
 
 fn pairing_of(attach: &Attach) -> Option<Pairing> {

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use fe2o3_amqp::types::messaging::{AmqpValue, ApplicationProperties, Body, MessageId, Properties};
 use fe2o3_amqp::types::primitives::{SimpleValue, Value};
 
 use super::super::message;
-use super::super::sas::{Claim, Key, unix_now};
+use super::super::sas::{Claim, Key};
+use super::clock::Moment;
 use super::observed::TokenRequest;
 use super::settings::Settings;
 
@@ -16,7 +19,7 @@ const TOKEN_TYPES: [&str; 2] = ["servicebus.windows.net:sastoken", "azure-device
 /// A resource below the hub that a connection may use, and until when.
 struct Grant {
     path: Vec<String>,
-    expiry: u64,
+    expiry: Moment,
 }
 
 /// The tokens of one connection. They outlive the `$cbs` links and go with the connection.
@@ -25,19 +28,33 @@ pub(super) struct Grants(Vec<Grant>);
 
 impl Grants {
     /// Whether a token covers this resource, segment by segment.
-    pub(super) fn cover(&self, resource: &[&str], grace: Duration) -> bool {
-        self.0.iter().any(|grant| {
-            grant.expiry + grace.as_secs() > unix_now()
-                && grant.path.len() <= resource.len()
-                && grant
-                    .path
+    pub(super) fn cover(&self, resource: &[&str]) -> bool {
+        self.0.iter().any(|Grant { path, .. }| {
+            path.len() <= resource.len()
+                && path
                     .iter()
                     .zip(resource)
                     .all(|(granted, wanted)| granted == wanted)
         })
     }
 
-    fn put(&mut self, path: Vec<String>, expiry: u64, cap: usize) -> Result<(), Status> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// When the first token ends, grace included.
+    pub(super) fn next_lapse(&self, grace: Duration) -> Option<Moment> {
+        self.0.iter().map(|grant| grant.expiry + grace).min()
+    }
+
+    /// Drops tokens that have ended, grace included; says whether there were any.
+    pub(super) fn lapse(&mut self, now: Moment, grace: Duration) -> bool {
+        let before = self.0.len();
+        self.0.retain(|grant| grant.expiry + grace > now);
+        self.0.len() < before
+    }
+
+    fn put(&mut self, path: Vec<String>, expiry: Moment, cap: usize) -> Result<(), Status> {
         if let Some(grant) = self.0.iter_mut().find(|grant| grant.path == path) {
             grant.expiry = expiry;
             return Ok(());
@@ -50,14 +67,13 @@ impl Grants {
     }
 
     /// Judges a token and, if it is good, puts it in place.
-    pub(super) fn put_token(&mut self, token: &str, settings: &Settings) -> Status {
-        self.try_put_token(token, settings).err().unwrap_or(Status {
-            code: 200,
-            description: "OK".to_owned(),
-        })
+    pub(super) fn put_token(&mut self, token: &str, settings: &Settings, now: Moment) -> Status {
+        self.try_put_token(token, settings, now)
+            .err()
+            .unwrap_or_else(Status::ok)
     }
 
-    fn try_put_token(&mut self, token: &str, settings: &Settings) -> Result<(), Status> {
+    fn try_put_token(&mut self, token: &str, settings: &Settings, now: Moment) -> Result<(), Status> {
         let claim = Claim::parse(token).ok_or_else(|| Status::bad_request("The token is malformed."))?;
         if !settings.is_ours(claim.host()) {
             return Err(Status::unauthorized("The token's resource is not this IoT hub."));
@@ -68,11 +84,38 @@ impl Grants {
                 "The specified SAS token has an invalid signature. It does not match either the primary or secondary key.",
             ));
         }
-        if claim.expiry <= unix_now() {
+        let expiry = Duration::from_secs(claim.expiry);
+        if expiry <= now {
             return Err(Status::unauthorized("The specified SAS token is expired."));
         }
         let path = claim.path().into_iter().map(str::to_owned).collect();
-        self.put(path, claim.expiry, settings.max_tokens)
+        self.put(path, expiry, settings.max_tokens)
+    }
+
+    /// A token of Entra, for the service's side. Nobody here could verify its signature.
+    fn put_jwt(&mut self, token: &str, settings: &Settings, now: Moment) -> Status {
+        let expiry = token
+            .split('.')
+            .nth(1)
+            .and_then(|part| URL_SAFE_NO_PAD.decode(part).ok())
+            .and_then(|part| serde_json::from_slice::<serde_json::Value>(&part).ok())
+            .and_then(|claims| claims.get("exp")?.as_u64())
+            .map(Duration::from_secs);
+        match expiry {
+            Some(expiry) if settings.accepts_jwt && expiry > now => self
+                .put(Vec::new(), expiry, settings.max_tokens)
+                .err()
+                .unwrap_or_else(Status::ok),
+            Some(_) | None => Status::unauthorized("The JSON web token is not accepted."),
+        }
+    }
+
+    /// Takes back the token for this resource, if there is one.
+    fn delete(&mut self, name: &str) -> Status {
+        let path = name.split_once("://").map_or(name, |(_, rest)| rest);
+        let path: Vec<&str> = path.split('/').skip(1).collect();
+        self.0.retain(|grant| grant.path != path);
+        Status::ok()
     }
 }
 
@@ -111,6 +154,13 @@ pub(super) struct Status {
 }
 
 impl Status {
+    fn ok() -> Self {
+        Self {
+            code: 200,
+            description: "OK".to_owned(),
+        }
+    }
+
     fn bad_request(why: &str) -> Self {
         Self {
             code: 400,
@@ -155,6 +205,7 @@ pub(super) fn serve(
     payload: &[u8],
     grants: &mut Grants,
     settings: &Settings,
+    now: Moment,
 ) -> (TokenRequest, Status) {
     let mut request = TokenRequest {
         link: link.to_owned(),
@@ -177,19 +228,21 @@ pub(super) fn serve(
     request.name = text("name");
     request.token_type = text("type");
     let status = match message::text_of(&received) {
+        _ if request.name.is_empty() => Status::bad_request("The name is missing."),
+        _ if text("operation").eq_ignore_ascii_case("delete-token") => grants.delete(&request.name),
         _ if !text("operation").eq_ignore_ascii_case("put-token") => {
             Status::bad_request("The operation is not put-token.")
         }
+        Some(token) if request.token_type.eq_ignore_ascii_case("jwt") => grants.put_jwt(token, settings, now),
         _ if !TOKEN_TYPES
             .iter()
             .any(|known| known.eq_ignore_ascii_case(&request.token_type)) =>
         {
             Status::bad_request("The token type is not known.")
         }
-        _ if request.name.is_empty() => Status::bad_request("The name is missing."),
         // The name is not compared: devices in the field send names that are no resource, and it is the token's own
         // resource that counts.
-        Some(token) => grants.put_token(token, settings),
+        Some(token) => grants.put_token(token, settings, now),
         None => Status::bad_request("The body is not a string."),
     };
     (request, status)

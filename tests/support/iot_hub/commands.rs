@@ -7,9 +7,9 @@ use fe2o3_amqp::types::messaging::{
     ApplicationProperties, Body, Data, DeliveryState, Message, MessageAnnotations, MessageId, Properties,
 };
 use fe2o3_amqp::types::primitives::{SimpleValue, Symbol, Timestamp, Value};
-use tokio::time::Instant;
 
 use super::super::message;
+use super::clock::Moment;
 use super::guid;
 use super::node::Identity;
 use super::observed::ConnectionId;
@@ -24,7 +24,7 @@ struct Locked {
     device: String,
     command: Command,
     connection: ConnectionId,
-    until: Instant,
+    until: Moment,
 }
 
 /// A command in a queue.
@@ -57,8 +57,13 @@ impl Commands {
         if !settings.knows(recipient) {
             return Err(Refusal::no_such_device(recipient));
         }
+        let locked = self
+            .locked
+            .values()
+            .filter(|locked| locked.device == recipient.to_string());
+        let locked = locked.count();
         let queue = self.queues.entry(recipient.to_string()).or_default();
-        if queue.len() >= settings.max_pending_commands {
+        if queue.len() + locked >= settings.max_pending_commands {
             return Err(Refusal::queue_full());
         }
         let message_id = match message
@@ -93,7 +98,7 @@ impl Commands {
         device: &str,
         connection: ConnectionId,
         settings: &Settings,
-        now: Instant,
+        now: Moment,
     ) -> Option<(LockToken, Bytes)> {
         let mut command = self.queues.get_mut(device)?.pop_front()?;
         let token = guid::random();
@@ -173,7 +178,7 @@ impl Commands {
     }
 
     /// Puts back commands whose lock has run out.
-    pub(crate) fn unlock_expired(&mut self, now: Instant) {
+    pub(crate) fn unlock_expired(&mut self, now: Moment) {
         self.unlock(|locked| locked.until <= now);
     }
 
@@ -188,7 +193,7 @@ impl Commands {
     }
 
     /// When the next lock runs out.
-    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+    pub(crate) fn next_expiry(&self) -> Option<Moment> {
         self.locked.values().map(|locked| locked.until).min()
     }
 

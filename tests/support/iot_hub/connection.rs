@@ -1,6 +1,6 @@
 //! One connection of the stand-in, from TLS to close.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +12,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::super::wire::{self, Frame, FrameReader, FrameWriter, Stream};
 use super::cbs::Grants;
+use super::clock::Moment;
 use super::handshake::{self, Peer};
 use super::observed::{ConnectionId, Observed};
 use super::session::Session;
+use super::timers::Late;
 use super::{Order, Shared};
 
 /// What a peer that names no idle time-out is taken to want.
@@ -35,7 +37,7 @@ pub(super) async fn serve(
     mut orders: mpsc::UnboundedReceiver<Order>,
     shared: Arc<Shared>,
 ) {
-    let (mut reader, writer) = wire::split(stream, shared.settings.max_frame_size as usize);
+    let (mut reader, writer) = wire::split(stream, shared.settings().max_frame_size as usize);
     let mut grants = Grants::default();
     let opened = async {
         let greeting = handshake::authenticate(id, &mut reader, &writer, &mut grants, &shared).await?;
@@ -62,6 +64,7 @@ pub(super) async fn serve(
         }
         Ok(Some(peer)) => {
             let sessions = BTreeMap::new();
+            let has_had_token = !grants.is_empty();
             let mut connection = Connection {
                 id,
                 writer,
@@ -69,6 +72,11 @@ pub(super) async fn serve(
                 sessions,
                 grants,
                 replies: 0,
+                late: Vec::new(),
+                ended: BTreeSet::new(),
+                opened_at: shared.clock.now(),
+                last_link_at: None,
+                has_had_token,
                 reading: true,
                 shared: shared.clone(),
             };
@@ -109,6 +117,14 @@ pub(super) struct Connection {
     pub(super) grants: Grants,
     /// Numbers the replies of `$cbs`.
     pub(super) replies: u32,
+    /// What was put off, and until when.
+    pub(super) late: Vec<(Moment, Late)>,
+    /// Channels of sessions that we ended and the peer has not.
+    ended: BTreeSet<u16>,
+    pub(super) opened_at: Moment,
+    /// When a link was last there.
+    pub(super) last_link_at: Option<Moment>,
+    pub(super) has_had_token: bool,
     /// Cleared to leave what the peer sends where it is.
     reading: bool,
     pub(super) shared: Arc<Shared>,
@@ -131,10 +147,11 @@ impl Connection {
     ) -> Departure {
         let theirs = self.peer.idle_time_out.unwrap_or(DEFAULT_IDLE_TIME_OUT);
         let heartbeat = Duration::from_millis(u64::from(theirs) * 7 / 8);
-        let patience = Duration::from_millis(u64::from(self.shared.settings.idle_time_out));
+        let patience = Duration::from_millis(u64::from(self.shared.settings().idle_time_out));
         let (mut beat_at, mut silent_at) = (Instant::now() + heartbeat, Instant::now() + patience);
         loop {
-            let expiry = self.shared.commands().next_expiry().unwrap_or(beat_at);
+            let shared = self.shared.clone();
+            let deadline = self.next_deadline();
             let step = tokio::select! {
                 frame = reader.next(), if self.reading => {
                     silent_at = Instant::now() + patience;
@@ -150,12 +167,9 @@ impl Connection {
                     beat_at = Instant::now() + heartbeat;
                     Ok(())
                 }
-                () = sleep_until(expiry), if expiry != beat_at => {
-                    self.shared.commands().unlock_expired(Instant::now());
-                    self.work()
-                }
+                () = shared.clock.wait_until(deadline) => self.on_time(),
                 () = sleep_until(silent_at) => {
-                    let limit = self.shared.settings.idle_time_out;
+                    let limit = self.shared.settings().idle_time_out;
                     let text = format!(
                         "The connection was inactive for more than the allowed {limit} milliseconds and is closed by container 'hub'."
                     );
@@ -170,7 +184,8 @@ impl Connection {
 
     fn on_order(&mut self, order: Option<Order>) -> Step {
         match order {
-            Some(Order::Work) => self.work(),
+            Some(Order::Work) => self.on_time(),
+            Some(Order::Evict(identity, eviction)) => self.evict(&identity, eviction),
             Some(Order::Close(error)) => self.close(Some(error)),
             Some(Order::Detach { node, error }) => self.detach_where(|link| link.node == node, &error),
             Some(Order::FallSilent) => {
@@ -193,7 +208,7 @@ impl Connection {
         self.shared.journal.note(observed);
     }
 
-    fn close(&self, error: Option<Error>) -> Step {
+    pub(super) fn close(&self, error: Option<Error>) -> Step {
         self.send(0, Performative::Close(Close { error }))?;
         Err(Departure::Closed)
     }
@@ -223,11 +238,14 @@ impl Connection {
         match performative {
             Performative::Open(_) => self.fault("a second open".to_owned()),
             Performative::Begin(begin) => {
-                if self.sessions.contains_key(&channel) || channel > self.shared.settings.channel_max {
+                if self.sessions.contains_key(&channel)
+                    || self.ended.contains(&channel)
+                    || channel > self.shared.settings().channel_max
+                {
                     return self.fault(format!("a begin on channel {channel}, in use or out of range"));
                 }
-                let session = Session::new(channel, &begin, &self.shared.settings);
-                self.send(channel, session.begin(&self.shared.settings))?;
+                let session = Session::new(channel, &begin, &self.shared.settings());
+                self.send(channel, session.begin(&self.shared.settings()))?;
                 self.sessions.insert(channel, session);
                 self.note(Observed::Begun {
                     connection: self.id,
@@ -243,6 +261,8 @@ impl Connection {
                 });
                 self.close(None)
             }
+            Performative::End(_) if self.ended.remove(&channel) => Ok(()),
+            _ if self.ended.contains(&channel) => Ok(()),
             other => {
                 if !self.sessions.contains_key(&channel) {
                     return self.fault(format!("a frame on channel {channel}, which has no session"));
@@ -250,6 +270,23 @@ impl Connection {
                 self.on_session_frame(channel, other, &payload)
             }
         }
+    }
+
+    fn drop_session(&mut self, channel: u16) {
+        if let Some(mut session) = self.sessions.remove(&channel) {
+            self.last_link_at = Some(self.shared.clock.now());
+            for (link, locks) in session.detach_all() {
+                self.shared.commands().unlock_tokens(&locks);
+                self.shared.part(self.id, &link.node);
+            }
+        }
+    }
+
+    /// Ends a session on the hub's own account.
+    pub(super) fn end_session(&mut self, channel: u16, error: Error) -> Step {
+        self.drop_session(channel);
+        self.ended.insert(channel);
+        self.send(channel, Performative::End(End { error: Some(error) }))
     }
 
     pub(super) fn session(&mut self, channel: u16) -> Result<&mut Session, Departure> {
@@ -279,12 +316,7 @@ impl Connection {
             Performative::Detach(detach) => self.on_detach(channel, detach),
             Performative::End(End { error }) => {
                 let connection = self.id;
-                if let Some(mut session) = self.sessions.remove(&channel) {
-                    for (link, locks) in session.detach_all() {
-                        self.shared.commands().unlock_tokens(&locks);
-                        self.shared.part(connection, &link.node);
-                    }
-                }
+                self.drop_session(channel);
                 self.note(Observed::Ended {
                     connection,
                     channel,

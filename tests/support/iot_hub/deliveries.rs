@@ -2,8 +2,7 @@
 
 use fe2o3_amqp::types::definitions::{Error, Handle, LinkError, Role};
 use fe2o3_amqp::types::messaging::{Accepted, DeliveryState, Rejected};
-use fe2o3_amqp::types::performatives::{Detach, Disposition, Performative, Transfer};
-use tokio::time::Instant;
+use fe2o3_amqp::types::performatives::{Disposition, Performative, Transfer};
 
 use super::super::message;
 use super::cbs;
@@ -15,12 +14,13 @@ use super::node::{Identity, Node, recipient_of};
 use super::observed::{Delivery, Observed};
 use super::refusal::Refusal;
 use super::session::{Arrival, Awaiting, Progress};
-use super::settings::CbsMode;
+use super::settings::{CbsAnswers, CbsMode, Throttle};
+use super::timers::Late;
 
 impl Connection {
     pub(super) fn on_transfer(&mut self, channel: u16, transfer: Transfer, payload: &[u8]) -> Step {
         let Handle(handle) = transfer.handle;
-        let max_message_size = self.shared.settings.max_message_size;
+        let max_message_size = self.shared.settings().max_message_size;
         let session = self.session(channel)?;
         let progress = session.on_transfer(transfer, payload, max_message_size);
         if session.refill_window() {
@@ -50,18 +50,11 @@ impl Connection {
                 Ok(())
             }
             Ok(Progress::TooLarge) => {
-                if let Some(link) = self.session(channel)?.link_mut(handle) {
-                    link.close();
-                }
                 let text = format!("The message is larger than the link allows, {max_message_size} bytes.");
-                let error = Some(Error::new(LinkError::MessageSizeExceeded, text, None));
-                self.send(
+                self.detach_link(
                     channel,
-                    Performative::Detach(Detach {
-                        handle: Handle(handle),
-                        closed: true,
-                        error,
-                    }),
+                    handle,
+                    Error::new(LinkError::MessageSizeExceeded, text, None),
                 )
             }
             Ok(Progress::Complete(arrival)) => {
@@ -82,9 +75,11 @@ impl Connection {
     }
 
     fn on_delivery(&mut self, channel: u16, handle: u32, arrival: Arrival) -> Step {
-        let Some(link) = self.session(channel)?.link(handle) else {
+        let now = self.shared.clock.now();
+        let Some(link) = self.session(channel)?.link_mut(handle) else {
             return Ok(());
         };
+        link.used_at = now;
         let (name, address, node) = (link.name.clone(), link.address.clone(), link.node.clone());
         let Arrival {
             delivery_id,
@@ -109,14 +104,8 @@ impl Connection {
         let outcome = match node {
             Node::Cbs => return self.on_cbs_request(channel, &delivery),
             Node::Events(_) => {
-                let limit = self.shared.settings.max_telemetry_size;
-                let too_large = delivery.payload.len() > limit;
-                self.note(Observed::Telemetry(delivery));
-                if too_large {
-                    rejected(Refusal::too_large(limit))
-                } else {
-                    accepted()
-                }
+                self.note(Observed::Telemetry(delivery.clone()));
+                return self.on_telemetry(channel, handle, &delivery);
             }
             Node::ServiceCommands => match self.enqueue_command(delivery) {
                 Ok(()) => accepted(),
@@ -139,7 +128,44 @@ impl Connection {
         Ok(())
     }
 
-    fn dispose(&self, channel: u16, delivery_id: u32, state: DeliveryState) -> Step {
+    fn on_telemetry(&mut self, channel: u16, handle: u32, delivery: &Delivery) -> Step {
+        let settings = self.shared.settings();
+        let now = self.shared.clock.now();
+        if !self.shared.takes_telemetry() {
+            if !delivery.settled {
+                let refusal = Refusal::quota_exceeded(settings.name());
+                self.dispose(channel, delivery.delivery_id, rejected(refusal))?;
+            }
+            return self.force_close("The daily quota of the IoT hub is used up.");
+        }
+        let outcome = match settings.throttle {
+            Throttle::Off if delivery.payload.len() > settings.max_telemetry_size => {
+                rejected(Refusal::too_large(settings.max_telemetry_size))
+            }
+            Throttle::Off => accepted(),
+            Throttle::Reject => rejected(Refusal::throttled()),
+            Throttle::Busy => {
+                let text = "Server Busy. Please retry operation".to_owned();
+                let error = Error::new(LinkError::DetachForced, text, None);
+                return self.detach_link(channel, handle, error);
+            }
+        };
+        if delivery.settled {
+            return Ok(());
+        }
+        if settings.outcome_delay.is_zero() {
+            return self.dispose(channel, delivery.delivery_id, outcome);
+        }
+        let late = Late::Outcome {
+            channel,
+            delivery_id: delivery.delivery_id,
+            state: outcome,
+        };
+        self.late.push((now + settings.outcome_delay, late));
+        Ok(())
+    }
+
+    pub(super) fn dispose(&self, channel: u16, delivery_id: u32, state: DeliveryState) -> Step {
         let disposition = Disposition {
             role: Role::Receiver,
             first: delivery_id,
@@ -163,7 +189,7 @@ impl Connection {
             .ok_or_else(|| Refusal::invalid_operation(format!("The command is for no device: {to}.")))?;
         self.shared
             .commands()
-            .enqueue(&recipient, message, &self.shared.settings)?;
+            .enqueue(&recipient, message, &self.shared.settings())?;
         let device = recipient.to_string();
         self.note(Observed::Command { device, delivery });
         Ok(())
@@ -208,8 +234,11 @@ impl Connection {
             &delivery.link,
             &delivery.payload,
             &mut self.grants,
-            &shared.settings,
+            &shared.settings(),
+            shared.clock.now(),
         );
+        self.has_had_token |= !self.grants.is_empty();
+        self.on_lapse(shared.settings().on_expiry)?;
         if !delivery.settled {
             self.dispose(channel, delivery.delivery_id, accepted())?;
         }
@@ -223,8 +252,22 @@ impl Connection {
         if let Some((channel, handle)) = receiver {
             self.replies += 1;
             let tag = self.replies.to_le_bytes().to_vec();
-            self.session(channel)?
-                .queue(handle, tag, reply, Purpose::CbsReply);
+            match shared.settings().cbs_answers {
+                CbsAnswers::Never => {}
+                CbsAnswers::AtOnce => {
+                    self.session(channel)?
+                        .queue(handle, tag, reply, Purpose::CbsReply);
+                }
+                CbsAnswers::After(delay) => {
+                    let late = Late::CbsReply {
+                        channel,
+                        handle,
+                        tag,
+                        reply,
+                    };
+                    self.late.push((shared.clock.now() + delay, late));
+                }
+            }
         }
         self.work()
     }
@@ -240,7 +283,7 @@ impl Connection {
                 .map(move |(handle, link)| (channel, handle, link))
         });
         let place = |(channel, handle, _)| (channel, handle);
-        match self.shared.settings.cbs_mode {
+        match self.shared.settings().cbs_mode {
             CbsMode::Refuse | CbsMode::LastWins => receivers.last().map(place),
             CbsMode::PerSession => receivers.filter(|&(of, ..)| of == channel).last().map(place),
             CbsMode::ReplyTo => receivers
@@ -262,10 +305,14 @@ impl Connection {
         {
             let state = disposition.state.clone();
             let settled = disposition.settled;
-            if let Purpose::Command(lock) = purpose {
-                self.shared
+            let mut answer = state.clone();
+            if let Purpose::Command(lock) = purpose
+                && !self
+                    .shared
                     .commands()
-                    .settle(&lock, state.as_ref(), &self.shared.settings);
+                    .settle(&lock, state.as_ref(), &self.shared.settings())
+            {
+                answer = Some(rejected(Refusal::lock_lost()));
             }
             self.note(Observed::Disposed {
                 connection: self.id,
@@ -281,7 +328,7 @@ impl Connection {
                     first: id,
                     last: None,
                     settled: true,
-                    state,
+                    state: answer,
                     batchable: false,
                 };
                 self.send(channel, Performative::Disposition(settlement))?;
@@ -293,7 +340,7 @@ impl Connection {
 
     /// Hands out what is waiting for links of this connection, and sends.
     pub(super) fn work(&mut self) -> Step {
-        let now = Instant::now();
+        let now = self.shared.clock.now();
         for session in self.sessions.values_mut() {
             let hungry: Vec<(u32, Node, usize)> = session
                 .links()
@@ -305,9 +352,12 @@ impl Connection {
                 match node {
                     Node::DeviceBound(device) => {
                         for _ in 0..appetite {
-                            let Some((lock, payload)) =
-                                commands.lock_next(&device.to_string(), self.id, &self.shared.settings, now)
-                            else {
+                            let Some((lock, payload)) = commands.lock_next(
+                                &device.to_string(),
+                                self.id,
+                                &self.shared.settings(),
+                                now,
+                            ) else {
                                 break;
                             };
                             let lock: LockToken = lock;
@@ -342,7 +392,7 @@ impl Connection {
                 &self.writer,
                 self.peer
                     .max_frame_size
-                    .min(self.shared.settings.max_frame_size as usize),
+                    .min(self.shared.settings().max_frame_size as usize),
             )?;
         }
         Ok(())

@@ -10,6 +10,7 @@ use serde_bytes::ByteBuf;
 
 use super::super::wire::{AMQP_HEADER, Frame, FrameReader, FrameWriter, SASL_HEADER};
 use super::cbs::Grants;
+use super::clock::Moment;
 use super::guid;
 use super::observed::{ConnectionId, Observed};
 use super::refusal::Refusal;
@@ -62,7 +63,8 @@ pub(super) async fn authenticate(
         "PLAIN" => plain(
             &init.initial_response.unwrap_or_default(),
             grants,
-            &shared.settings,
+            &shared.settings(),
+            shared.clock.now(),
         ),
         _ => false,
     };
@@ -83,7 +85,7 @@ pub(super) async fn authenticate(
 }
 
 /// `PLAIN`: `{device}@sas.{hub}` and a token, which is then in place for the connection.
-fn plain(response: &[u8], grants: &mut Grants, settings: &Settings) -> bool {
+fn plain(response: &[u8], grants: &mut Grants, settings: &Settings, now: Moment) -> bool {
     let mut fields = response
         .split(|&byte| byte == 0)
         .skip(1)
@@ -91,7 +93,7 @@ fn plain(response: &[u8], grants: &mut Grants, settings: &Settings) -> bool {
     let (Some(user), Some(token)) = (fields.next(), fields.next()) else {
         return false;
     };
-    user.contains("@sas.") && grants.put_token(&token, settings).code == 200
+    user.contains("@sas.") && grants.put_token(&token, settings, now).code == 200
 }
 
 /// What the peer's open says that matters later.
@@ -137,7 +139,7 @@ pub(super) async fn open(
         connection,
         open: theirs.clone(),
     });
-    let settings = &shared.settings;
+    let settings = &*shared.settings();
     let ours = Open {
         container_id: format!("DeviceGateway_{}", guid::hex(&guid::random())),
         hostname: Some("localhost".to_owned()),
@@ -151,7 +153,7 @@ pub(super) async fn open(
         properties: None,
     };
     writer.send(0, &Performative::Open(ours), &[])?;
-    match objection(&theirs, settings) {
+    match objection(&theirs, settings).or_else(|| shared.turn_away()) {
         Some(error) => {
             writer.send(0, &Performative::Close(Close { error: Some(error) }), &[])?;
             Ok(None)

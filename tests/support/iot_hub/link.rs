@@ -7,6 +7,7 @@ use fe2o3_amqp::types::definitions::{Role, SenderSettleMode};
 use fe2o3_amqp::types::messaging::TargetArchetype;
 use fe2o3_amqp::types::performatives::Attach;
 
+use super::clock::Moment;
 use super::commands::LockToken;
 use super::node::Node;
 
@@ -51,6 +52,8 @@ pub(super) struct Link {
     pub(super) pairing: Option<Pairing>,
     /// The peer said that it would send nothing that is not settled.
     pub(super) is_settled: bool,
+    /// When it was attached, or the peer last sent on it.
+    pub(super) used_at: Moment,
     pub(super) end: End,
 }
 
@@ -86,27 +89,27 @@ pub(super) enum End {
 
 impl Link {
     /// The end that receives what the peer sends, granting this much credit.
-    pub(super) fn receiving(attach: &Attach, admitted: Admitted, granted: u32) -> Self {
+    pub(super) fn receiving(attach: &Attach, admitted: Admitted, granted: u32, now: Moment) -> Self {
         let end = End::Receiving {
             credit: granted,
             granted,
             delivery_count: attach.initial_delivery_count.unwrap_or(0),
             partial: None,
         };
-        Self::new(attach, admitted, end)
+        Self::new(attach, admitted, end, now)
     }
 
     /// The end that sends to the peer.
-    pub(super) fn sending(attach: &Attach, admitted: Admitted) -> Self {
+    pub(super) fn sending(attach: &Attach, admitted: Admitted, now: Moment) -> Self {
         let end = End::Sending {
             credit: 0,
             delivery_count: 0,
             outbox: VecDeque::new(),
         };
-        Self::new(attach, admitted, end)
+        Self::new(attach, admitted, end, now)
     }
 
-    fn new(attach: &Attach, admitted: Admitted, end: End) -> Self {
+    fn new(attach: &Attach, admitted: Admitted, end: End, now: Moment) -> Self {
         let Admitted {
             address,
             node,
@@ -127,6 +130,7 @@ impl Link {
                 .collect(),
             pairing,
             is_settled: attach.role == Role::Sender && attach.snd_settle_mode == SenderSettleMode::Settled,
+            used_at: now,
             end,
         }
     }
@@ -141,6 +145,7 @@ impl Link {
             reply_names: Vec::new(),
             pairing: None,
             is_settled: false,
+            used_at: Moment::ZERO,
             end: End::Closing,
         }
     }

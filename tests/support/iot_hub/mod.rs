@@ -17,6 +17,7 @@
 
 mod attach;
 mod cbs;
+pub(crate) mod clock;
 mod commands;
 mod connection;
 mod deliveries;
@@ -26,14 +27,17 @@ mod link;
 mod methods;
 mod node;
 mod observed;
+mod rates;
 mod refusal;
 mod session;
 pub(crate) mod settings;
+mod timers;
 mod twins;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use fe2o3_amqp::types::definitions::{ConnectionError, Error, Role};
 use fe2o3_amqp::types::messaging::{Body, Message, TargetArchetype};
@@ -48,8 +52,12 @@ use tokio_rustls::TlsAcceptor;
 use super::journal::Journal;
 use super::wire::Stream;
 use super::{Failure, bounded};
+use clock::Clock;
 use commands::Commands;
 use methods::Methods;
+use rates::{Quota, Rate};
+use refusal::Refusal;
+use settings::Eviction;
 use twins::Twins;
 
 pub(crate) use methods::MethodAnswer;
@@ -62,6 +70,8 @@ pub(crate) use settings::Settings;
 pub(crate) enum Order {
     /// Something may be waiting for one of its links.
     Work,
+    /// An identity has come on another connection.
+    Evict(Identity, Eviction),
     /// Close with this error.
     Close(Error),
     /// Detach all links to this node with this error.
@@ -76,7 +86,8 @@ pub(crate) enum Order {
 
 /// What all connections of one hub share.
 pub(crate) struct Shared {
-    settings: Settings,
+    settings: Mutex<Arc<Settings>>,
+    clock: Clock,
     journal: Journal<Observed>,
     commands: Mutex<Commands>,
     twins: Mutex<Twins>,
@@ -87,10 +98,67 @@ pub(crate) struct Shared {
 #[derive(Default)]
 struct Connections {
     accepted: ConnectionId,
+    /// How many of those to come are closed right after their open.
+    to_refuse: usize,
+    opened: Rate,
+    attached: Rate,
+    quota: Quota,
+    /// Where an identity came last.
+    holders: BTreeMap<Identity, ConnectionId>,
     orders: BTreeMap<ConnectionId, mpsc::UnboundedSender<Order>>,
 }
 
 impl Shared {
+    fn settings(&self) -> Arc<Settings> {
+        self.settings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Why a connection that has opened must go again, if it must.
+    fn turn_away(&self) -> Option<Error> {
+        let (settings, now) = (self.settings(), self.clock.now());
+        let mut connections = self.connections();
+        if connections.to_refuse > 0 {
+            connections.to_refuse -= 1;
+            return Some(Refusal::upgrading().to_error());
+        }
+        if !connections.quota.is_left(settings.daily_quota, now) {
+            return Some(Refusal::quota_exceeded(settings.name()).to_error());
+        }
+        let fits = connections.opened.admits(settings.connections_per_second, now);
+        (!fits).then(|| Refusal::throttled().to_error())
+    }
+
+    fn admits_link(&self) -> bool {
+        let (settings, now) = (self.settings(), self.clock.now());
+        self.connections()
+            .attached
+            .admits(settings.link_opens_per_second, now)
+    }
+
+    /// Counts a telemetry message, unless the day's are used up.
+    fn takes_telemetry(&self) -> bool {
+        let (settings, now) = (self.settings(), self.clock.now());
+        self.connections().quota.takes(settings.daily_quota, now)
+    }
+
+    /// A link of this connection is there; if its identity was on another one, that is over.
+    fn claim(&self, node: &Node, connection: ConnectionId) {
+        let (Some(identity), Some(eviction)) = (node.identity(), self.settings().eviction) else {
+            return;
+        };
+        let mut connections = self.connections();
+        let older = connections.holders.insert(identity.clone(), connection);
+        if let Some(older) = older.filter(|&older| older != connection)
+            && let Some(orders) = connections.orders.get(&older)
+        {
+            // One that has gone meanwhile needs no word.
+            let _ = orders.send(Order::Evict(identity.clone(), eviction));
+        }
+    }
+
     fn commands(&self) -> MutexGuard<'_, Commands> {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -127,10 +195,13 @@ impl Shared {
     }
 }
 
+/// What connections are shown for a certificate; `None` for clear text.
+type Tls = Arc<Mutex<Option<Arc<ServerConfig>>>>;
+
 /// A running hub.
 pub(crate) struct IotHub {
     shared: Arc<Shared>,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Tls,
     address: SocketAddr,
     accepting: Option<JoinHandle<()>>,
 }
@@ -139,7 +210,8 @@ impl IotHub {
     /// Starts a hub on a free port; without `tls`, in clear text.
     pub(crate) async fn start(settings: Settings, tls: Option<Arc<ServerConfig>>) -> Result<Self, Failure> {
         let shared = Arc::new(Shared {
-            settings,
+            clock: Clock::start(settings.clock_rate),
+            settings: Mutex::new(Arc::new(settings)),
             journal: Journal::default(),
             commands: Mutex::default(),
             twins: Mutex::default(),
@@ -149,7 +221,7 @@ impl IotHub {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let mut hub = Self {
             shared,
-            tls,
+            tls: Arc::new(Mutex::new(tls)),
             address,
             accepting: None,
         };
@@ -161,8 +233,11 @@ impl IotHub {
     pub(crate) async fn resume(&mut self) -> Result<(), Failure> {
         let listener = TcpListener::bind(self.address).await?;
         self.address = listener.local_addr()?;
-        let acceptor = self.tls.clone().map(TlsAcceptor::from);
-        self.accepting = Some(tokio::spawn(accept(listener, acceptor, self.shared.clone())));
+        self.accepting = Some(tokio::spawn(accept(
+            listener,
+            self.tls.clone(),
+            self.shared.clone(),
+        )));
         Ok(())
     }
 
@@ -184,6 +259,39 @@ impl IotHub {
     /// What it saw.
     pub(crate) fn journal(&self) -> &Journal<Observed> {
         &self.shared.journal
+    }
+
+    /// Changes the switches while it runs.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Settings)) {
+        let mut settings = self
+            .shared
+            .settings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut settings));
+        drop(settings);
+        self.shared.work_for_all();
+    }
+
+    /// What connections to come are shown for a certificate.
+    pub(crate) fn present(&self, tls: Arc<ServerConfig>) {
+        *self.tls.lock().unwrap_or_else(PoisonError::into_inner) = Some(tls);
+    }
+
+    /// Its clock.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.shared.clock
+    }
+
+    /// Puts its clock forward.
+    pub(crate) fn advance(&self, by: Duration) {
+        self.shared.clock.advance(by);
+        self.shared.work_for_all();
+    }
+
+    /// Closes the next so many connections right after their open, as during an upgrade.
+    pub(crate) fn refuse_next(&self, connections: usize) {
+        self.shared.connections().to_refuse = connections;
     }
 
     /// Drops every connection without a word.
@@ -210,7 +318,7 @@ impl IotHub {
         let queued =
             self.shared
                 .commands()
-                .enqueue(&Identity::device(device), command, &self.shared.settings);
+                .enqueue(&Identity::device(device), command, &self.shared.settings());
         queued.map_err(|refusal| Failure::new(format!("{:?}", refusal.to_error())))?;
         self.shared.work_for_all();
         Ok(())
@@ -256,13 +364,28 @@ impl IotHub {
         self.shared.twins().reported(identity)
     }
 
+    /// Fails if a connection ever had more than one pair of links to `$cbs` at once.
+    pub(crate) fn ensure_one_cbs_pair(&self) -> Result<(), Failure> {
+        let extra = self.shared.journal.select(|observed| match observed {
+            Observed::CbsLink {
+                connection,
+                role,
+                open,
+            } if *open > 1 => Some(format!("connection {connection}: {open} of role {role:?}")),
+            _ => None,
+        });
+        super::ensure(extra.is_empty(), || {
+            format!("more than one pair of $cbs links: {}", extra.join("; "))
+        })
+    }
+
     /// Fails if a peer broke the protocol.
     pub(crate) fn ensure_no_faults(&self) -> Result<(), Failure> {
         let mut faults = self.shared.journal.select(|observed| match observed {
             Observed::Fault { connection, what } => Some(format!("connection {connection}: {what}")),
             _ => None,
         });
-        if self.shared.settings.is_behind_router {
+        if self.shared.settings().is_behind_router {
             faults.extend(self.second_cbs_pairs());
         }
         super::ensure(faults.is_empty(), || {
@@ -316,7 +439,7 @@ impl Drop for IotHub {
     }
 }
 
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, tls: Tls, shared: Arc<Shared>) {
     while let Ok((transport, _)) = listener.accept().await {
         let (orders, receiver) = mpsc::unbounded_channel();
         let id = {
@@ -333,12 +456,16 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Sha
 async fn welcome(
     connection: ConnectionId,
     transport: TcpStream,
-    tls: Option<TlsAcceptor>,
+    tls: Tls,
     orders: mpsc::UnboundedReceiver<Order>,
     shared: Arc<Shared>,
 ) {
     let _ = transport.set_nodelay(true);
-    let (stream, sni): (Box<dyn Stream>, _) = match tls {
+    let until = shared.clock.now() + shared.settings().accept_delay;
+    shared.journal.note(Observed::Accepted { connection });
+    shared.clock.wait_until(Some(until)).await;
+    let tls = tls.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let (stream, sni): (Box<dyn Stream>, _) = match tls.map(TlsAcceptor::from) {
         None => (Box::new(transport), None),
         Some(acceptor) => match acceptor.accept(transport).await {
             Err(error) => {
@@ -350,7 +477,7 @@ async fn welcome(
             }
             Ok(stream) => {
                 let sni = stream.get_ref().1.server_name().map(str::to_owned);
-                if sni.is_none() && shared.settings.require_sni {
+                if sni.is_none() && shared.settings().require_sni {
                     let what = "a TLS client that does not say which hub it wants".to_owned();
                     shared.journal.note(Observed::Fault { connection, what });
                     return;

@@ -1,7 +1,7 @@
 //! What the stand-in saw, in its peer's own words.
 
 use bytes::Bytes;
-use fe2o3_amqp::types::definitions::Error;
+use fe2o3_amqp::types::definitions::{Error, Role};
 use fe2o3_amqp::types::messaging::{DeliveryState, MessageId};
 use fe2o3_amqp::types::performatives::{Attach, Begin, Open};
 
@@ -15,6 +15,10 @@ pub(crate) type ConnectionId = u32;
 /// One observation.
 #[derive(Clone, Debug)]
 pub(crate) enum Observed {
+    /// The transport is there.
+    Accepted {
+        connection: ConnectionId,
+    },
     /// TLS is done (or there is none); `sni` is the name asked for.
     Connected {
         connection: ConnectionId,
@@ -38,6 +42,12 @@ pub(crate) enum Observed {
         connection: ConnectionId,
         channel: u16,
         attach: Box<Attach>,
+    },
+    /// An attach to `$cbs` came, and so many of its role the connection would have now.
+    CbsLink {
+        connection: ConnectionId,
+        role: Role,
+        open: usize,
     },
     /// An attach was answered with a detach.
     Refused {

@@ -1,6 +1,6 @@
 //! IoT Hub's errors: an AMQP condition, and a description that is JSON.
 
-use fe2o3_amqp::types::definitions::{AmqpError, Error, ErrorCondition, Fields, LinkError};
+use fe2o3_amqp::types::definitions::{AmqpError, ConnectionError, Error, ErrorCondition, Fields, LinkError};
 use fe2o3_amqp::types::primitives::{Symbol, Value};
 
 use super::guid;
@@ -63,6 +63,38 @@ impl Refusal {
             condition: LinkError::MessageSizeExceeded.into(),
             code: 413_001,
             message,
+        }
+    }
+
+    pub(crate) fn quota_exceeded(hub: &str) -> Self {
+        Self {
+            condition: AmqpError::ResourceLimitExceeded.into(),
+            code: 403_002,
+            message: format!("Total number of messages on IotHub '{hub}' exceeded the allocated quota."),
+        }
+    }
+
+    pub(crate) fn throttled() -> Self {
+        Self {
+            condition: ErrorCondition::Custom(Symbol::from("com.microsoft:device-container-throttled")),
+            code: 429_001,
+            message: "Too many requests. Retry later.".to_owned(),
+        }
+    }
+
+    pub(crate) fn lock_lost() -> Self {
+        Self {
+            condition: ErrorCondition::Custom(Symbol::from("com.microsoft:message-lock-lost")),
+            code: 412_002,
+            message: "The lock of the message is lost.".to_owned(),
+        }
+    }
+
+    pub(crate) fn upgrading() -> Self {
+        Self {
+            condition: ConnectionError::ConnectionForced.into(),
+            code: 400_030,
+            message: "The gateway is being upgraded. Retry later.".to_owned(),
         }
     }
 

@@ -25,6 +25,76 @@ impl CbsMode {
     pub(crate) const ALL: [Self; 4] = [Self::Refuse, Self::LastWins, Self::PerSession, Self::ReplyTo];
 }
 
+/// When a put-token is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CbsAnswers {
+    AtOnce,
+    /// So much later by the hub's clock.
+    After(Duration),
+    Never,
+}
+
+/// What happens to the links of an identity whose token has ended, grace included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expiry {
+    /// They are detached, the connection stays.
+    Detach,
+    /// Older logs show the whole connection going away.
+    Close,
+}
+
+/// What happens to the older links of an identity that comes on another connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Eviction {
+    pub(crate) condition: EvictionCondition,
+    pub(crate) scope: EvictionScope,
+}
+
+/// The condition that tells of it; all three were seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EvictionCondition {
+    InternalError,
+    NotAllowed,
+    LinkCreationConflict,
+}
+
+/// What goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EvictionScope {
+    Links,
+    /// The sessions that have one of these links.
+    Sessions,
+    Connection,
+}
+
+/// What an attach does whose name a link of the session in the same role has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NameClash {
+    /// It is refused with `amqp:resource-locked`.
+    Refuse,
+    /// The older link is detached with `amqp:link:stolen`.
+    Steal,
+}
+
+/// How the hub answers telemetry when it has too much to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Throttle {
+    Off,
+    /// Each message is rejected with `com.microsoft:device-container-throttled`.
+    Reject,
+    /// The link is detached with `amqp:link:detach-forced`, `Server Busy. Please retry operation`.
+    Busy,
+}
+
+/// How long a connection may be without a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoLink {
+    /// From its open, when there has been none.
+    pub(crate) at_first: Duration,
+    /// From the detach of the last one.
+    pub(crate) later: Duration,
+}
+
 /// A device in the registry.
 #[derive(Clone)]
 pub(crate) struct Device {
@@ -58,6 +128,10 @@ pub(crate) struct Settings {
     pub(crate) cbs_mode: CbsMode,
     /// Its peer is a router, which has one pair of `$cbs` links per connection: another is a fault.
     pub(crate) is_behind_router: bool,
+    pub(crate) cbs_answers: CbsAnswers,
+    /// Take any token of type `jwt` that has not ended for one of a service. Its signature is not looked at.
+    pub(crate) accepts_jwt: bool,
+    pub(crate) on_expiry: Expiry,
     pub(crate) max_tokens: usize,
     /// How long after its end a token that is already in place still serves.
     pub(crate) token_grace: Duration,
@@ -65,6 +139,26 @@ pub(crate) struct Settings {
     pub(crate) command_lock: Duration,
     pub(crate) max_delivery_count: u8,
     pub(crate) max_pending_commands: usize,
+    /// `None`: an identity may be on several connections at once.
+    pub(crate) eviction: Option<Eviction>,
+    pub(crate) name_clash: NameClash,
+    /// How long a connection waits before TLS begins.
+    pub(crate) accept_delay: Duration,
+    /// A connection without a token is closed so long after its open.
+    pub(crate) first_token_deadline: Option<Duration>,
+    pub(crate) no_link_deadline: Option<NoLink>,
+    /// A link that the peer sends on and has not sent on for so long is detached.
+    pub(crate) idle_sender: Option<Duration>,
+    /// How late an outcome of telemetry comes.
+    pub(crate) outcome_delay: Duration,
+    pub(crate) throttle: Throttle,
+    /// Telemetry messages of all devices per day, UTC.
+    pub(crate) daily_quota: Option<u32>,
+    pub(crate) connections_per_second: Option<u32>,
+    /// Links of devices and modules.
+    pub(crate) link_opens_per_second: Option<u32>,
+    /// How many of its seconds the hub's clock makes of one.
+    pub(crate) clock_rate: u32,
     /// Refuse a TLS client that does not say which hub it wants.
     pub(crate) require_sni: bool,
 }
@@ -88,11 +182,29 @@ impl Settings {
             event_credit: 1_000,
             cbs_mode: CbsMode::PerSession,
             is_behind_router: false,
+            cbs_answers: CbsAnswers::AtOnce,
+            accepts_jwt: false,
+            on_expiry: Expiry::Detach,
             max_tokens: 1_000,
             token_grace: Duration::from_secs(300),
             command_lock: Duration::from_secs(60),
             max_delivery_count: 10,
             max_pending_commands: 50,
+            eviction: Some(Eviction {
+                condition: EvictionCondition::InternalError,
+                scope: EvictionScope::Links,
+            }),
+            name_clash: NameClash::Refuse,
+            accept_delay: Duration::ZERO,
+            first_token_deadline: None,
+            no_link_deadline: None,
+            idle_sender: None,
+            outcome_delay: Duration::ZERO,
+            throttle: Throttle::Off,
+            daily_quota: None,
+            connections_per_second: None,
+            link_opens_per_second: None,
+            clock_rate: 1,
             require_sni: true,
         }
     }
@@ -124,6 +236,11 @@ impl Settings {
     pub(crate) fn with_policy(mut self, name: &str, key: Key) -> Self {
         self.policies.insert(name.to_owned(), key);
         self
+    }
+
+    /// The hub's own name.
+    pub(super) fn name(&self) -> &str {
+        self.names.first().map_or("", String::as_str)
     }
 
     pub(super) fn knows(&self, Identity { device, module }: &Identity) -> bool {

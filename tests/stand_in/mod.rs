@@ -2,6 +2,7 @@
 
 mod client;
 mod commands;
+mod event_hubs;
 mod limits;
 mod links;
 mod pairs;

@@ -11,6 +11,7 @@ use super::connection::{Connection, Step};
 use super::link::{Admitted, Link, Pairing};
 use super::node::{Identity, Node};
 use super::observed::Observed;
+use super::readers::{ReaderId, epoch_of};
 use super::refusal::Refusal;
 use super::session::Session;
 use super::settings::{CbsMode, Eviction, EvictionCondition, EvictionScope, NameClash};
@@ -44,7 +45,9 @@ impl Connection {
         let Some(address) = address.filter(|address| !address.is_empty()) else {
             return Err(Refusal::invalid_operation("The link has no address.").to_error());
         };
-        let node = Node::find(&address, &attach.role)
+        let settings = self.shared.settings();
+        let node = settings
+            .node_at(&address, &attach.role)
             .ok_or_else(|| Refusal::not_found(format!("The path {address} is not supported.")).to_error())?;
         let clashes = |session: &Session| session.links().any(|(_, link)| has_name_of(link, attach));
         if self.shared.settings().name_clash == NameClash::Refuse
@@ -91,10 +94,21 @@ impl Connection {
                 return Err(Refusal::invalid_operation(why).to_error());
             }
         };
+        let reader = match &node {
+            Node::BuiltInEvents(below) => {
+                return Err(Refusal::redirect(&settings.built_in_events, below));
+            }
+            Node::Partition(partition) => {
+                let epoch = epoch_of(attach)?;
+                Some(self.shared.admit_reader(partition, epoch, self.id)?)
+            }
+            _ => None,
+        };
         Ok(Admitted {
             address,
             node,
             pairing,
+            reader,
         })
     }
 
@@ -152,13 +166,21 @@ impl Connection {
             | Node::Twin(_)
             | Node::Methods(_)
             | Node::ServiceCommands
-            | Node::Feedback => ReceiverSettleMode::First,
+            | Node::Feedback
+            | Node::BuiltInEvents(_)
+            | Node::EventHub(_)
+            | Node::Partition(_) => ReceiverSettleMode::First,
         };
         let snd_settle_mode = match node {
             Node::Twin(_) | Node::Methods(_) => SenderSettleMode::Settled,
-            Node::Cbs | Node::Events(_) | Node::DeviceBound(_) | Node::ServiceCommands | Node::Feedback => {
-                attach.snd_settle_mode.clone()
-            }
+            Node::Cbs
+            | Node::Events(_)
+            | Node::DeviceBound(_)
+            | Node::ServiceCommands
+            | Node::Feedback
+            | Node::BuiltInEvents(_)
+            | Node::EventHub(_)
+            | Node::Partition(_) => attach.snd_settle_mode.clone(),
         };
         let granted = if node == Node::Cbs {
             settings.cbs_credit
@@ -268,6 +290,15 @@ impl Connection {
             Some(handle) => self.detach_link(channel, handle, Error::new(LinkError::Stolen, text, None)),
             None => Ok(()),
         }
+    }
+
+    /// Another reads the partition now.
+    pub(super) fn steal_reader(&mut self, id: ReaderId) -> Step {
+        let text = "A receiver of the same or a higher epoch has been created, so this one is disconnected.";
+        self.detach_where(
+            |link| link.reader.as_ref().is_some_and(|reader| reader.id == id),
+            &Error::new(LinkError::Stolen, text.to_owned(), None),
+        )
     }
 
     /// The identity has come on another connection.

@@ -186,6 +186,7 @@ impl Connection {
         match order {
             Some(Order::Work) => self.on_time(),
             Some(Order::Evict(identity, eviction)) => self.evict(&identity, eviction),
+            Some(Order::StealReader(id)) => self.steal_reader(id),
             Some(Order::Close(error)) => self.close(Some(error)),
             Some(Order::Detach { node, error }) => self.detach_where(|link| link.node == node, &error),
             Some(Order::FallSilent) => {

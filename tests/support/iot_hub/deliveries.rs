@@ -103,7 +103,7 @@ impl Connection {
         };
         let outcome = match node {
             Node::Cbs => return self.on_cbs_request(channel, &delivery),
-            Node::Events(_) => {
+            Node::Events(_) | Node::EventHub(_) => {
                 self.note(Observed::Telemetry(delivery.clone()));
                 return self.on_telemetry(channel, handle, &delivery);
             }
@@ -119,7 +119,7 @@ impl Connection {
                 self.on_method_answer(identity, &delivery);
                 accepted()
             }
-            Node::DeviceBound(_) | Node::Feedback => accepted(),
+            Node::DeviceBound(_) | Node::Feedback | Node::BuiltInEvents(_) | Node::Partition(_) => accepted(),
         };
         if !settled {
             self.dispose(channel, delivery_id, outcome)?;
@@ -385,7 +385,12 @@ impl Connection {
                             session.queue(handle, guid::random().to_vec(), call, Purpose::Paired);
                         }
                     }
-                    Node::Cbs | Node::Events(_) | Node::ServiceCommands => {}
+                    Node::Cbs
+                    | Node::Events(_)
+                    | Node::ServiceCommands
+                    | Node::BuiltInEvents(_)
+                    | Node::EventHub(_)
+                    | Node::Partition(_) => {}
                 }
             }
             session.pump(

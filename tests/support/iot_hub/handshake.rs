@@ -9,12 +9,13 @@ use fe2o3_amqp::types::sasl::{SaslCode, SaslInit, SaslMechanisms, SaslOutcome};
 use serde_bytes::ByteBuf;
 
 use super::super::wire::{AMQP_HEADER, Frame, FrameReader, FrameWriter, SASL_HEADER};
+use super::Shared;
 use super::cbs::Grants;
 use super::clock::Moment;
 use super::guid;
 use super::observed::{ConnectionId, Observed};
 use super::refusal::Refusal;
-use super::{Shared, settings::Settings};
+use super::settings::{Service, Settings};
 
 /// In the hub's order.
 const MECHANISMS: [&str; 4] = ["EXTERNAL", "MSSBCBS", "ANONYMOUS", "PLAIN"];
@@ -84,7 +85,8 @@ pub(super) async fn authenticate(
     Ok(Greeting::Authenticated)
 }
 
-/// `PLAIN`: `{device}@sas.{hub}` and a token, which is then in place for the connection.
+/// `PLAIN`: of IoT Hub, `{device}@sas.{hub}` and a token; elsewhere, a policy and its key. What it opens is then open to
+/// the connection.
 fn plain(response: &[u8], grants: &mut Grants, settings: &Settings, now: Moment) -> bool {
     let mut fields = response
         .split(|&byte| byte == 0)
@@ -93,6 +95,9 @@ fn plain(response: &[u8], grants: &mut Grants, settings: &Settings, now: Moment)
     let (Some(user), Some(token)) = (fields.next(), fields.next()) else {
         return false;
     };
+    if settings.service != Service::IotHub {
+        return grants.put_key(&user, &token, settings, now);
+    }
     user.contains("@sas.") && grants.put_token(&token, settings, now).code == 200
 }
 

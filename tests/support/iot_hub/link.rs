@@ -10,6 +10,7 @@ use fe2o3_amqp::types::performatives::Attach;
 use super::clock::Moment;
 use super::commands::LockToken;
 use super::node::Node;
+use super::readers::Reader;
 
 /// Why a delivery is sent, which decides what its outcome means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub(super) struct Link {
     pub(super) reply_names: Vec<String>,
     /// What holds the links of a pair together, if this is one of a pair.
     pub(super) pairing: Option<Pairing>,
+    /// Its place among the readers of a partition.
+    pub(super) reader: Option<Reader>,
     /// The peer said that it would send nothing that is not settled.
     pub(super) is_settled: bool,
     /// When it was attached, or the peer last sent on it.
@@ -62,6 +65,7 @@ pub(super) struct Admitted {
     pub(super) address: String,
     pub(super) node: Node,
     pub(super) pairing: Option<Pairing>,
+    pub(super) reader: Option<Reader>,
 }
 
 /// The attach properties that both links of a pair carry.
@@ -114,6 +118,7 @@ impl Link {
             address,
             node,
             pairing,
+            reader,
         } = admitted;
         let target = match attach.target.as_deref() {
             Some(TargetArchetype::Target(target)) => target.address.clone(),
@@ -129,6 +134,7 @@ impl Link {
                 .flatten()
                 .collect(),
             pairing,
+            reader,
             is_settled: attach.role == Role::Sender && attach.snd_settle_mode == SenderSettleMode::Settled,
             used_at: now,
             end,
@@ -144,6 +150,7 @@ impl Link {
             peer_role,
             reply_names: Vec::new(),
             pairing: None,
+            reader: None,
             is_settled: false,
             used_at: Moment::ZERO,
             end: End::Closing,
@@ -157,6 +164,7 @@ impl Link {
     /// We have sent a detach of our own.
     pub(super) fn close(&mut self) {
         self.end = End::Closing;
+        self.reader = None;
     }
 
     /// How many more deliveries the peer has asked for than are queued here.

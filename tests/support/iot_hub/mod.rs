@@ -28,6 +28,7 @@ mod methods;
 mod node;
 mod observed;
 mod rates;
+mod readers;
 mod refusal;
 mod session;
 pub(crate) mod settings;
@@ -56,11 +57,13 @@ use clock::Clock;
 use commands::Commands;
 use methods::Methods;
 use rates::{Quota, Rate};
+use readers::{Reader, ReaderId, Readers};
 use refusal::Refusal;
 use settings::Eviction;
 use twins::Twins;
 
 pub(crate) use methods::MethodAnswer;
+use node::Partition;
 pub(crate) use node::{Identity, Node};
 pub(crate) use observed::{ConnectionId, Observed};
 pub(crate) use settings::Settings;
@@ -72,6 +75,8 @@ pub(crate) enum Order {
     Work,
     /// An identity has come on another connection.
     Evict(Identity, Eviction),
+    /// A receiver of a partition has to go for another.
+    StealReader(ReaderId),
     /// Close with this error.
     Close(Error),
     /// Detach all links to this node with this error.
@@ -92,6 +97,7 @@ pub(crate) struct Shared {
     commands: Mutex<Commands>,
     twins: Mutex<Twins>,
     methods: Mutex<Methods>,
+    readers: Readers,
     connections: Mutex<Connections>,
 }
 
@@ -159,6 +165,24 @@ impl Shared {
         }
     }
 
+    /// Lets a receiver of a partition in; others may have to go for it.
+    fn admit_reader(
+        &self,
+        partition: &Partition,
+        epoch: Option<i64>,
+        connection: ConnectionId,
+    ) -> Result<Reader, Error> {
+        let (reader, gone) = self.readers.enter(partition, epoch, connection)?;
+        let connections = self.connections();
+        for (connection, id) in gone {
+            if let Some(orders) = connections.orders.get(&connection) {
+                // One that has gone meanwhile needs no word.
+                let _ = orders.send(Order::StealReader(id));
+            }
+        }
+        Ok(reader)
+    }
+
     fn commands(&self) -> MutexGuard<'_, Commands> {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -176,7 +200,14 @@ impl Shared {
         match node {
             Node::Twin(identity) => self.twins().unsubscribe(connection, Some(identity)),
             Node::Methods(identity) => self.methods().forget(connection, Some(identity)),
-            Node::Cbs | Node::Events(_) | Node::DeviceBound(_) | Node::ServiceCommands | Node::Feedback => {}
+            Node::Cbs
+            | Node::Events(_)
+            | Node::DeviceBound(_)
+            | Node::ServiceCommands
+            | Node::Feedback
+            | Node::BuiltInEvents(_)
+            | Node::EventHub(_)
+            | Node::Partition(_) => {}
         }
     }
 
@@ -216,6 +247,7 @@ impl IotHub {
             commands: Mutex::default(),
             twins: Mutex::default(),
             methods: Mutex::default(),
+            readers: Readers::default(),
             connections: Mutex::default(),
         });
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));

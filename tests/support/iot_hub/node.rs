@@ -64,6 +64,15 @@ impl fmt::Display for Identity {
     }
 }
 
+/// A partition of an event hub, as a consumer group reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Partition {
+    pub(crate) hub: String,
+    /// In lower case, as groups match in any.
+    pub(crate) group: String,
+    pub(crate) number: String,
+}
+
 /// A node of the hub, as a link's address names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Node {
@@ -81,6 +90,12 @@ pub(crate) enum Node {
     ServiceCommands,
     /// `/messages/servicebound/feedback`
     Feedback,
+    /// `/messages/events/ConsumerGroups/{group}/Partitions/{n}`, which is to be had elsewhere, from `ConsumerGroups` on.
+    BuiltInEvents(String),
+    /// `{hub}`, `{hub}/Partitions/{n}` or `{hub}/Publishers/{publisher}` of Event Hubs, by segment.
+    EventHub(Vec<String>),
+    /// `{hub}/ConsumerGroups/{group}/Partitions/{n}` of Event Hubs.
+    Partition(Partition),
 }
 
 impl Node {
@@ -107,6 +122,36 @@ impl Node {
             ["$cbs"] => Some(Self::Cbs),
             ["messages", "devicebound"] if sending => Some(Self::ServiceCommands),
             ["messages", "servicebound", "feedback"] if !sending => Some(Self::Feedback),
+            ["messages", "events", "consumergroups", _, "partitions", _] if !sending => {
+                Some(Self::BuiltInEvents(segments.get(2..)?.join("/")))
+            }
+            _ => None,
+        }
+    }
+
+    /// As [`find`](Self::find), in a namespace of these event hubs.
+    pub(crate) fn find_in_event_hubs(address: &str, peer_role: &Role, hubs: &[String]) -> Option<Self> {
+        let path = path_of(address);
+        if path == "$cbs" {
+            return Some(Self::Cbs);
+        }
+        let segments: Vec<&str> = path.split('/').collect();
+        let (hub, below) = segments.split_first()?;
+        let hub = hubs.iter().find(|known| known.eq_ignore_ascii_case(hub))?;
+        let lower = below.join("/").to_ascii_lowercase();
+        let keywords: Vec<&str> = lower.split('/').filter(|keyword| !keyword.is_empty()).collect();
+        match (peer_role, keywords.as_slice()) {
+            (Role::Sender, [] | ["partitions" | "publishers", _]) => {
+                let below = below.iter().map(|&segment| segment.to_owned());
+                Some(Self::EventHub([hub.clone()].into_iter().chain(below).collect()))
+            }
+            (Role::Receiver, ["consumergroups", group, "partitions", number]) => {
+                Some(Self::Partition(Partition {
+                    hub: hub.clone(),
+                    group: (*group).to_owned(),
+                    number: (*number).to_owned(),
+                }))
+            }
             _ => None,
         }
     }
@@ -118,7 +163,12 @@ impl Node {
             | Self::DeviceBound(identity)
             | Self::Twin(identity)
             | Self::Methods(identity) => Some(identity),
-            Self::Cbs | Self::ServiceCommands | Self::Feedback => None,
+            Self::Cbs
+            | Self::ServiceCommands
+            | Self::Feedback
+            | Self::BuiltInEvents(_)
+            | Self::EventHub(_)
+            | Self::Partition(_) => None,
         }
     }
 
@@ -126,7 +176,11 @@ impl Node {
     pub(crate) fn resource(&self) -> Option<Vec<&str>> {
         match self {
             Self::Cbs => None,
-            Self::ServiceCommands | Self::Feedback => Some(vec!["messages"]),
+            Self::ServiceCommands | Self::Feedback | Self::BuiltInEvents(_) => Some(vec!["messages"]),
+            Self::EventHub(path) => Some(path.iter().map(String::as_str).collect()),
+            Self::Partition(Partition { hub, group, number }) => {
+                Some(vec![hub, "ConsumerGroups", group, "Partitions", number])
+            }
             Self::Events(identity)
             | Self::DeviceBound(identity)
             | Self::Twin(identity)
@@ -149,7 +203,10 @@ pub(crate) fn recipient_of(to: &str) -> Option<Identity> {
         | Node::Twin(_)
         | Node::Methods(_)
         | Node::ServiceCommands
-        | Node::Feedback => None,
+        | Node::Feedback
+        | Node::BuiltInEvents(_)
+        | Node::EventHub(_)
+        | Node::Partition(_) => None,
     }
 }
 

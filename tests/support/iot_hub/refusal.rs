@@ -5,6 +5,7 @@ use fe2o3_amqp::types::primitives::{Symbol, Value};
 
 use super::guid;
 use super::node::Identity;
+use super::settings::BuiltInEvents;
 
 /// A reason to say no, with the hub's own error code.
 #[derive(Clone, Debug)]
@@ -105,6 +106,23 @@ impl Refusal {
             code: 401_001,
             message: format!("IoT Hub {name} not found."),
         }
+    }
+
+    /// Where a receiver of an IoT hub's events has to go (AMQP 1.0 part 2, §2.8.18, `amqp:link:redirect`).
+    pub(super) fn redirect(to: &BuiltInEvents, below: &str) -> Error {
+        let BuiltInEvents { host, port, hub } = to;
+        let address = format!("amqps://{host}:{port}/{hub}/{below}");
+        let mut info = Fields::default();
+        for (key, value) in [
+            ("hostname", Value::String(host.clone())),
+            ("network-host", Value::String(host.clone())),
+            ("port", Value::Ushort(*port)),
+            ("address", Value::String(address)),
+        ] {
+            info.insert(Symbol::from(key), value);
+        }
+        let text = "The events are to be read at the address that info has.".to_owned();
+        Error::new(LinkError::Redirect, text, info)
     }
 
     /// As it goes into a detach, a close or a rejected outcome.

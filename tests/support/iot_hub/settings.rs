@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use fe2o3_amqp::types::definitions::Role;
+
 use super::super::sas::Key;
-use super::node::Identity;
+use super::node::{Identity, Node};
 
 /// What the hub does with a second `$cbs` link pair on one connection. The cloud hub's answer is not published, so
 /// the router must do with all of them.
@@ -95,6 +97,23 @@ pub(crate) struct NoLink {
     pub(crate) later: Duration,
 }
 
+/// Which of the cloud's services it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Service {
+    IotHub,
+    /// A namespace of these event hubs.
+    EventHubs(Vec<String>),
+}
+
+/// Where an IoT hub keeps its events for services to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BuiltInEvents {
+    /// Of a namespace of Event Hubs.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) hub: String,
+}
+
 /// A device in the registry.
 #[derive(Clone)]
 pub(crate) struct Device {
@@ -107,6 +126,9 @@ pub(crate) struct Device {
 /// Everything that can be set.
 #[derive(Clone)]
 pub(crate) struct Settings {
+    pub(crate) service: Service,
+    /// Where receivers of an IoT hub's events are sent to.
+    pub(crate) built_in_events: BuiltInEvents,
     /// Host names that `open.hostname` and a token's resource may carry.
     pub(crate) names: Vec<String>,
     pub(crate) devices: BTreeMap<String, Device>,
@@ -167,6 +189,12 @@ impl Settings {
     /// A hub called `name` (and `localhost`, where tests find it), without devices.
     pub(crate) fn new(name: &str) -> Self {
         Self {
+            service: Service::IotHub,
+            built_in_events: BuiltInEvents {
+                host: "ihsuprod.servicebus.windows.net".to_owned(),
+                port: 5671,
+                hub: "iothub-ehub-events".to_owned(),
+            },
             names: vec![name.to_owned(), "localhost".to_owned()],
             devices: BTreeMap::new(),
             policies: BTreeMap::new(),
@@ -209,6 +237,18 @@ impl Settings {
         }
     }
 
+    /// A namespace of Event Hubs called `name`.
+    pub(crate) fn event_hubs(name: &str, hubs: &[&str]) -> Self {
+        let hubs = hubs.iter().map(|&hub| hub.to_owned()).collect();
+        Self {
+            service: Service::EventHubs(hubs),
+            max_frame_size: 262_144,
+            handle_max: 255,
+            cbs_mode: CbsMode::Refuse,
+            ..Self::new(name)
+        }
+    }
+
     /// Registers a device with this primary key.
     pub(crate) fn with_device(mut self, id: &str, primary: Key) -> Self {
         let secondary = Key::from_text(&format!("secondary key of {id}"));
@@ -241,6 +281,14 @@ impl Settings {
     /// The hub's own name.
     pub(super) fn name(&self) -> &str {
         self.names.first().map_or("", String::as_str)
+    }
+
+    /// The node that an address names for a peer in this role, if there is one.
+    pub(super) fn node_at(&self, address: &str, peer_role: &Role) -> Option<Node> {
+        match &self.service {
+            Service::IotHub => Node::find(address, peer_role),
+            Service::EventHubs(hubs) => Node::find_in_event_hubs(address, peer_role, hubs),
+        }
     }
 
     pub(super) fn knows(&self, Identity { device, module }: &Identity) -> bool {

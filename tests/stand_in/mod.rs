@@ -7,6 +7,7 @@ mod limits;
 mod links;
 mod pairs;
 mod recorded;
+mod service_bus;
 mod strictness;
 mod tokens;
 mod transport;

@@ -169,7 +169,9 @@ impl Connection {
             | Node::Feedback
             | Node::BuiltInEvents(_)
             | Node::EventHub(_)
-            | Node::Partition(_) => ReceiverSettleMode::First,
+            | Node::Partition(_)
+            | Node::Queue(_)
+            | Node::Management(_) => ReceiverSettleMode::First,
         };
         let snd_settle_mode = match node {
             Node::Twin(_) | Node::Methods(_) => SenderSettleMode::Settled,
@@ -180,7 +182,9 @@ impl Connection {
             | Node::Feedback
             | Node::BuiltInEvents(_)
             | Node::EventHub(_)
-            | Node::Partition(_) => attach.snd_settle_mode.clone(),
+            | Node::Partition(_)
+            | Node::Queue(_)
+            | Node::Management(_) => attach.snd_settle_mode.clone(),
         };
         let granted = if node == Node::Cbs {
             settings.cbs_credit

@@ -103,7 +103,8 @@ impl Connection {
         };
         let outcome = match node {
             Node::Cbs => return self.on_cbs_request(channel, &delivery),
-            Node::Events(_) | Node::EventHub(_) => {
+            Node::Management(_) => return self.on_management_request(channel, handle, &delivery),
+            Node::Events(_) | Node::EventHub(_) | Node::Queue(_) => {
                 self.note(Observed::Telemetry(delivery.clone()));
                 return self.on_telemetry(channel, handle, &delivery);
             }
@@ -255,8 +256,7 @@ impl Connection {
             match shared.settings().cbs_answers {
                 CbsAnswers::Never => {}
                 CbsAnswers::AtOnce => {
-                    self.session(channel)?
-                        .queue(handle, tag, reply, Purpose::CbsReply);
+                    self.session(channel)?.queue(handle, tag, reply, Purpose::Reply);
                 }
                 CbsAnswers::After(delay) => {
                     let late = Late::CbsReply {
@@ -286,9 +286,7 @@ impl Connection {
         match self.shared.settings().cbs_mode {
             CbsMode::Refuse | CbsMode::LastWins => receivers.last().map(place),
             CbsMode::PerSession => receivers.filter(|&(of, ..)| of == channel).last().map(place),
-            CbsMode::ReplyTo => receivers
-                .find(|(_, _, link)| reply_to.is_some_and(|to| link.reply_names.iter().any(|n| n == to)))
-                .map(place),
+            CbsMode::ReplyTo => receivers.find(|(_, _, link)| link.is_for(reply_to)).map(place),
         }
     }
 
@@ -390,7 +388,9 @@ impl Connection {
                     | Node::ServiceCommands
                     | Node::BuiltInEvents(_)
                     | Node::EventHub(_)
-                    | Node::Partition(_) => {}
+                    | Node::Partition(_)
+                    | Node::Queue(_)
+                    | Node::Management(_) => {}
                 }
             }
             session.pump(
@@ -404,11 +404,11 @@ impl Connection {
     }
 }
 
-fn accepted() -> DeliveryState {
+pub(super) fn accepted() -> DeliveryState {
     DeliveryState::Accepted(Accepted {})
 }
 
-fn rejected(refusal: Refusal) -> DeliveryState {
+pub(super) fn rejected(refusal: Refusal) -> DeliveryState {
     DeliveryState::Rejected(Rejected {
         error: Some(refusal.to_error()),
     })

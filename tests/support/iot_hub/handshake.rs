@@ -15,7 +15,7 @@ use super::clock::Moment;
 use super::guid;
 use super::observed::{ConnectionId, Observed};
 use super::refusal::Refusal;
-use super::settings::{Service, Settings};
+use super::settings::{Kind, Settings};
 
 /// In the hub's order.
 const MECHANISMS: [&str; 4] = ["EXTERNAL", "MSSBCBS", "ANONYMOUS", "PLAIN"];
@@ -95,7 +95,7 @@ fn plain(response: &[u8], grants: &mut Grants, settings: &Settings, now: Moment)
     let (Some(user), Some(token)) = (fields.next(), fields.next()) else {
         return false;
     };
-    if settings.service != Service::IotHub {
+    if settings.kind != Kind::IotHub {
         return grants.put_key(&user, &token, settings, now);
     }
     user.contains("@sas.") && grants.put_token(&token, settings, now).code == 200

@@ -15,7 +15,8 @@ use super::readers::Reader;
 /// Why a delivery is sent, which decides what its outcome means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    CbsReply,
+    /// The answer to a request.
+    Reply,
     Command(LockToken),
     Feedback,
     /// A twin or method message, which is sent settled.
@@ -47,7 +48,7 @@ pub(super) struct Link {
     pub(super) address: String,
     pub(super) node: Node,
     pub(super) peer_role: Role,
-    /// The names that a CBS reply-to may use for this link.
+    /// The names that a reply-to may use for this link.
     pub(super) reply_names: Vec<String>,
     /// What holds the links of a pair together, if this is one of a pair.
     pub(super) pairing: Option<Pairing>,
@@ -165,6 +166,11 @@ impl Link {
     pub(super) fn close(&mut self) {
         self.end = End::Closing;
         self.reader = None;
+    }
+
+    /// Whether an answer that is for `reply_to` is for this link.
+    pub(super) fn is_for(&self, reply_to: Option<&str>) -> bool {
+        reply_to.is_some_and(|to| self.reply_names.iter().any(|name| name == to))
     }
 
     /// How many more deliveries the peer has asked for than are queued here.

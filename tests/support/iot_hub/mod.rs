@@ -24,6 +24,7 @@ mod deliveries;
 mod guid;
 mod handshake;
 mod link;
+mod management;
 mod methods;
 mod node;
 mod observed;
@@ -207,7 +208,9 @@ impl Shared {
             | Node::Feedback
             | Node::BuiltInEvents(_)
             | Node::EventHub(_)
-            | Node::Partition(_) => {}
+            | Node::Partition(_)
+            | Node::Queue(_)
+            | Node::Management(_) => {}
         }
     }
 

@@ -96,6 +96,10 @@ pub(crate) enum Node {
     EventHub(Vec<String>),
     /// `{hub}/ConsumerGroups/{group}/Partitions/{n}` of Event Hubs.
     Partition(Partition),
+    /// `{queue}` of Service Bus.
+    Queue(String),
+    /// `{queue}/$management`, both ways.
+    Management(String),
 }
 
 impl Node {
@@ -156,6 +160,21 @@ impl Node {
         }
     }
 
+    /// As [`find`](Self::find), in a namespace of these queues.
+    pub(crate) fn find_in_service_bus(address: &str, peer_role: &Role, queues: &[String]) -> Option<Self> {
+        let path = path_of(address);
+        if path == "$cbs" {
+            return Some(Self::Cbs);
+        }
+        let (queue, below) = path.split_once('/').unwrap_or((path, ""));
+        let queue = queues.iter().find(|known| known.eq_ignore_ascii_case(queue))?;
+        match (peer_role, below.to_ascii_lowercase().as_str()) {
+            (Role::Sender, "") => Some(Self::Queue(queue.clone())),
+            (_, "$management") => Some(Self::Management(queue.clone())),
+            _ => None,
+        }
+    }
+
     /// Whose node it is, if it is one identity's.
     pub(crate) fn identity(&self) -> Option<&Identity> {
         match self {
@@ -168,7 +187,9 @@ impl Node {
             | Self::Feedback
             | Self::BuiltInEvents(_)
             | Self::EventHub(_)
-            | Self::Partition(_) => None,
+            | Self::Partition(_)
+            | Self::Queue(_)
+            | Self::Management(_) => None,
         }
     }
 
@@ -177,6 +198,8 @@ impl Node {
         match self {
             Self::Cbs => None,
             Self::ServiceCommands | Self::Feedback | Self::BuiltInEvents(_) => Some(vec!["messages"]),
+            Self::Queue(queue) => Some(vec![queue]),
+            Self::Management(queue) => Some(vec![queue, "$management"]),
             Self::EventHub(path) => Some(path.iter().map(String::as_str).collect()),
             Self::Partition(Partition { hub, group, number }) => {
                 Some(vec![hub, "ConsumerGroups", group, "Partitions", number])
@@ -206,7 +229,9 @@ pub(crate) fn recipient_of(to: &str) -> Option<Identity> {
         | Node::Feedback
         | Node::BuiltInEvents(_)
         | Node::EventHub(_)
-        | Node::Partition(_) => None,
+        | Node::Partition(_)
+        | Node::Queue(_)
+        | Node::Management(_) => None,
     }
 }
 

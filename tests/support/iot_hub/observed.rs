@@ -62,6 +62,12 @@ pub(crate) enum Observed {
         status: i32,
     },
     Telemetry(Delivery),
+    /// A request to the management of a queue.
+    Management {
+        connection: ConnectionId,
+        operation: String,
+        message_id: Option<MessageId>,
+    },
     /// A request to the twin of a device, and whether it came settled.
     Twin {
         connection: ConnectionId,

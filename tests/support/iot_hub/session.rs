@@ -143,7 +143,7 @@ impl Session {
         {
             locks.extend(outbox.drain(..).filter_map(|outgoing| match outgoing.purpose {
                 Purpose::Command(lock) => Some(lock),
-                Purpose::CbsReply | Purpose::Feedback | Purpose::Paired => None,
+                Purpose::Reply | Purpose::Feedback | Purpose::Paired => None,
             }));
         }
         locks

@@ -97,12 +97,14 @@ pub(crate) struct NoLink {
     pub(crate) later: Duration,
 }
 
-/// Which of the cloud's services it is.
+/// Which of the services of the cloud it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Service {
+pub(crate) enum Kind {
     IotHub,
     /// A namespace of these event hubs.
     EventHubs(Vec<String>),
+    /// A namespace of these queues.
+    ServiceBus(Vec<String>),
 }
 
 /// Where an IoT hub keeps its events for services to read.
@@ -126,7 +128,7 @@ pub(crate) struct Device {
 /// Everything that can be set.
 #[derive(Clone)]
 pub(crate) struct Settings {
-    pub(crate) service: Service,
+    pub(crate) kind: Kind,
     /// Where receivers of an IoT hub's events are sent to.
     pub(crate) built_in_events: BuiltInEvents,
     /// Host names that `open.hostname` and a token's resource may carry.
@@ -189,7 +191,7 @@ impl Settings {
     /// A hub called `name` (and `localhost`, where tests find it), without devices.
     pub(crate) fn new(name: &str) -> Self {
         Self {
-            service: Service::IotHub,
+            kind: Kind::IotHub,
             built_in_events: BuiltInEvents {
                 host: "ihsuprod.servicebus.windows.net".to_owned(),
                 port: 5671,
@@ -241,11 +243,21 @@ impl Settings {
     pub(crate) fn event_hubs(name: &str, hubs: &[&str]) -> Self {
         let hubs = hubs.iter().map(|&hub| hub.to_owned()).collect();
         Self {
-            service: Service::EventHubs(hubs),
+            kind: Kind::EventHubs(hubs),
             max_frame_size: 262_144,
             handle_max: 255,
             cbs_mode: CbsMode::Refuse,
             ..Self::new(name)
+        }
+    }
+
+    /// A namespace of Service Bus called `name`.
+    pub(crate) fn service_bus(name: &str, queues: &[&str]) -> Self {
+        let queues = queues.iter().map(|&queue| queue.to_owned()).collect();
+        Self {
+            kind: Kind::ServiceBus(queues),
+            idle_sender: Some(Duration::from_secs(600)),
+            ..Self::event_hubs(name, &[])
         }
     }
 
@@ -285,9 +297,10 @@ impl Settings {
 
     /// The node that an address names for a peer in this role, if there is one.
     pub(super) fn node_at(&self, address: &str, peer_role: &Role) -> Option<Node> {
-        match &self.service {
-            Service::IotHub => Node::find(address, peer_role),
-            Service::EventHubs(hubs) => Node::find_in_event_hubs(address, peer_role, hubs),
+        match &self.kind {
+            Kind::IotHub => Node::find(address, peer_role),
+            Kind::EventHubs(hubs) => Node::find_in_event_hubs(address, peer_role, hubs),
+            Kind::ServiceBus(queues) => Node::find_in_service_bus(address, peer_role, queues),
         }
     }
 

@@ -120,7 +120,7 @@ impl Connection {
                 reply,
             } => {
                 if let Some(session) = self.sessions.get_mut(&channel) {
-                    session.queue(handle, tag, reply, Purpose::CbsReply);
+                    session.queue(handle, tag, reply, Purpose::Reply);
                 }
                 Ok(())
             }

@@ -77,6 +77,11 @@ impl Client {
 
     /// Sends one message in frames of the peer's size.
     pub(crate) fn send(&mut self, handle: u32, payload: &[u8]) -> Result<(), Failure> {
+        self.send_as(handle, 0, payload)
+    }
+
+    /// As [`send`](Self::send), in this message-format.
+    pub(crate) fn send_as(&mut self, handle: u32, format: u32, payload: &[u8]) -> Result<(), Failure> {
         let id = self.deliveries;
         self.deliveries += 1;
         let mut pieces: Vec<&[u8]> = payload.chunks(60_000).collect();
@@ -85,6 +90,7 @@ impl Client {
         }
         for (index, piece) in pieces.iter().enumerate() {
             let mut transfer = raw::transfer(handle, id, &id.to_be_bytes());
+            transfer.message_format = Some(format);
             transfer.more = index + 1 < pieces.len();
             self.raw.transfer(transfer, piece)?;
             self.sent += 1;

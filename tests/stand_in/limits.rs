@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use fe2o3_amqp::types::definitions::Role;
-use fe2o3_amqp::types::messaging::DeliveryState;
+use fe2o3_amqp::types::messaging::{Body, Data, DeliveryState, Properties};
 
 use super::client::Client;
 use super::says;
 use crate::support::article::{self, DEVICE};
 use crate::support::iot_hub::settings::Throttle;
-use crate::support::iot_hub::{IotHub, Settings};
-use crate::support::{Failure, ensure};
+use crate::support::iot_hub::{IotHub, Observed, Settings};
+use crate::support::{Failure, ensure, ensure_eq, message};
 
 const EVENTS: &str = "/devices/netduino/messages/events";
 
@@ -140,5 +140,43 @@ async fn connections_and_links_come_no_faster_than_their_rates() -> Result<(), F
     client.attach("in time", 4, Role::Sender, EVENTS).await?;
     client.send(4, b"")?;
     ensure_accepted(&mut client).await?;
+    hub.ensure_no_faults()
+}
+
+#[tokio::test]
+async fn batch_is_taken_apart_message_by_message() -> Result<(), Failure> {
+    const BATCH: u32 = 0x8001_3700;
+    let batch = |sections: Vec<Vec<u8>>| {
+        let sections: Vec<Data> = sections.into_iter().map(|section| Data(section.into())).collect();
+        message::encode(&message::with_properties(
+            Body::Data(sections.into()),
+            Properties::default(),
+        ))
+    };
+    let (hub, mut client) = sending(article::hub_settings()).await?;
+    let readings = ["12.5", "", "13"].map(|reading| message::encode(&message::data(reading)).to_vec());
+    let good = batch(readings.to_vec());
+    client.send_as(2, BATCH, &good)?;
+    ensure_accepted(&mut client).await?;
+    // The same bytes in the format of a message are one message.
+    client.send_as(2, 0, &good)?;
+    ensure_accepted(&mut client).await?;
+    let [first, ..] = readings;
+    for bad in [batch(vec![first, b"no message".to_vec()]).to_vec(), b"".to_vec()] {
+        client.send_as(2, BATCH, &bad)?;
+        let outcome = format!("{:?}", client.outcome().await?);
+        says("what is no batch", &outcome, &["Rejected", "cannot be decoded"])?;
+    }
+    let bodies = hub.journal().select(|observed| match observed {
+        Observed::Batched { link, body, .. } => Some((link.clone(), body.clone())),
+        _ => None,
+    });
+    let expected = ["12.5", "", "13"].map(|body| ("events".to_owned(), body.as_bytes().to_vec()));
+    ensure_eq("the readings", bodies, expected.to_vec())?;
+    let formats = hub.journal().select(|observed| match observed {
+        Observed::Telemetry(delivery) => delivery.message_format,
+        _ => None,
+    });
+    ensure_eq("the formats", formats, vec![BATCH, 0, BATCH, BATCH])?;
     hub.ensure_no_faults()
 }

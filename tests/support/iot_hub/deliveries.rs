@@ -143,7 +143,13 @@ impl Connection {
             Throttle::Off if delivery.payload.len() > settings.max_telemetry_size => {
                 rejected(Refusal::too_large(settings.max_telemetry_size))
             }
-            Throttle::Off => accepted(),
+            Throttle::Off => match delivery.batched() {
+                Ok(bodies) => {
+                    self.note_batch(delivery, bodies);
+                    accepted()
+                }
+                Err(_) => rejected(Refusal::invalid_operation("The batch cannot be decoded.")),
+            },
             Throttle::Reject => rejected(Refusal::throttled()),
             Throttle::Busy => {
                 let text = "Server Busy. Please retry operation".to_owned();
@@ -164,6 +170,16 @@ impl Connection {
         };
         self.late.push((now + settings.outcome_delay, late));
         Ok(())
+    }
+
+    fn note_batch(&self, of: &Delivery, bodies: Vec<Vec<u8>>) {
+        for body in bodies {
+            self.note(Observed::Batched {
+                connection: self.id,
+                link: of.link.clone(),
+                body,
+            });
+        }
     }
 
     pub(super) fn dispose(&self, channel: u16, delivery_id: u32, state: DeliveryState) -> Step {

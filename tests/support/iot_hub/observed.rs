@@ -2,9 +2,11 @@
 
 use bytes::Bytes;
 use fe2o3_amqp::types::definitions::{Error, Role};
+use fe2o3_amqp::types::messaging::{Body, Data};
 use fe2o3_amqp::types::messaging::{DeliveryState, MessageId};
 use fe2o3_amqp::types::performatives::{Attach, Begin, Open};
 
+use super::super::{Failure, message};
 use super::methods::MethodAnswer;
 use super::node::Identity;
 use super::twins::TwinRequest;
@@ -62,6 +64,12 @@ pub(crate) enum Observed {
         status: i32,
     },
     Telemetry(Delivery),
+    /// A message of a batch that was taken, in its order; the batch itself was seen as it came.
+    Batched {
+        connection: ConnectionId,
+        link: String,
+        body: Vec<u8>,
+    },
     /// A request to the management of a queue.
     Management {
         connection: ConnectionId,
@@ -149,6 +157,9 @@ pub(crate) struct TokenRequest {
     pub(crate) reply_to: Option<String>,
 }
 
+/// The message-format of a batch: each data section is an encoded message.
+const BATCH: u32 = 0x8001_3700;
+
 /// One message as it came.
 #[derive(Clone, Debug)]
 pub(crate) struct Delivery {
@@ -165,4 +176,20 @@ pub(crate) struct Delivery {
     pub(crate) payload: Bytes,
     /// How many transfers it took.
     pub(crate) frames: usize,
+}
+
+impl Delivery {
+    /// The bodies of its messages, if it is a batch.
+    pub(super) fn batched(&self) -> Result<Vec<Vec<u8>>, Failure> {
+        if self.message_format != Some(BATCH) {
+            return Ok(Vec::new());
+        }
+        let Body::Data(sections) = message::decode(&self.payload)?.body else {
+            return Err(Failure::new("a batch without data sections"));
+        };
+        sections
+            .iter()
+            .map(|Data(encoded)| Ok(message::body_of(&message::decode(encoded)?)))
+            .collect()
+    }
 }

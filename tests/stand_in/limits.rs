@@ -153,7 +153,9 @@ async fn batch_is_taken_apart_message_by_message() -> Result<(), Failure> {
             Properties::default(),
         ))
     };
-    let (hub, mut client) = sending(article::hub_settings()).await?;
+    let mut settings = article::hub_settings();
+    settings.checks_batches = true;
+    let (hub, mut client) = sending(settings).await?;
     let readings = ["12.5", "", "13"].map(|reading| message::encode(&message::data(reading)).to_vec());
     let good = batch(readings.to_vec());
     client.send_as(2, BATCH, &good)?;
@@ -167,6 +169,9 @@ async fn batch_is_taken_apart_message_by_message() -> Result<(), Failure> {
         let outcome = format!("{:?}", client.outcome().await?);
         says("what is no batch", &outcome, &["Rejected", "cannot be decoded"])?;
     }
+    hub.change(|settings| settings.checks_batches = false);
+    client.send_as(2, BATCH, b"")?;
+    ensure_accepted(&mut client).await?;
     let bodies = hub.journal().select(|observed| match observed {
         Observed::Batched { link, body, .. } => Some((link.clone(), body.clone())),
         _ => None,
@@ -177,6 +182,6 @@ async fn batch_is_taken_apart_message_by_message() -> Result<(), Failure> {
         Observed::Telemetry(delivery) => delivery.message_format,
         _ => None,
     });
-    ensure_eq("the formats", formats, vec![BATCH, 0, BATCH, BATCH])?;
+    ensure_eq("the formats", formats, vec![BATCH, 0, BATCH, BATCH, BATCH])?;
     hub.ensure_no_faults()
 }

@@ -148,7 +148,10 @@ impl Connection {
                     self.note_batch(delivery, bodies);
                     accepted()
                 }
-                Err(_) => rejected(Refusal::invalid_operation("The batch cannot be decoded.")),
+                Err(_) if settings.checks_batches => {
+                    rejected(Refusal::invalid_operation("The batch cannot be decoded."))
+                }
+                Err(_) => accepted(),
             },
             Throttle::Reject => rejected(Refusal::throttled()),
             Throttle::Busy => {

@@ -176,6 +176,8 @@ pub(crate) struct Settings {
     /// How late an outcome of telemetry comes.
     pub(crate) outcome_delay: Duration,
     pub(crate) throttle: Throttle,
+    /// Reject batches that cannot be taken apart; else they are taken as they are.
+    pub(crate) checks_batches: bool,
     /// Telemetry messages of all devices per day, UTC.
     pub(crate) daily_quota: Option<u32>,
     pub(crate) connections_per_second: Option<u32>,
@@ -231,6 +233,7 @@ impl Settings {
             idle_sender: None,
             outcome_delay: Duration::ZERO,
             throttle: Throttle::Off,
+            checks_batches: false,
             daily_quota: None,
             connections_per_second: None,
             link_opens_per_second: None,

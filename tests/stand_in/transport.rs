@@ -3,6 +3,7 @@
 use crate::support::article;
 use crate::support::iot_hub::IotHub;
 use crate::support::{Failure, bounded, ensure};
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use fe2o3_amqp::Connection;
@@ -168,4 +169,60 @@ async fn certificate_can_change_between_connections() -> Result<(), Failure> {
         says("a client of the old root", &outcome, &["certificate"])?;
     }
     device::close(kept).await
+}
+
+#[tokio::test]
+async fn dropped_connection_ends_without_a_word_and_the_next_is_taken() -> Result<(), Failure> {
+    let hub = IotHub::start(article::hub_settings(), None).await?;
+    let mut client = Client::with_cbs(&hub).await?;
+    hub.drop_connections();
+    loop {
+        match bounded("the end", client.raw.reader.next()).await? {
+            Ok(Frame::Amqp {
+                performative: Performative::Close(close),
+                ..
+            }) => return Err(Failure::new(format!("a close: {close:?}"))),
+            Ok(_) => {}
+            Err(error) => {
+                // A reset, if something that we sent was not read.
+                let kind = error.kind();
+                let is_end = matches!(kind, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset);
+                ensure(is_end, || format!("it ends with {error}"))?;
+                break;
+            }
+        }
+    }
+    let is_lost = |observed: &Observed| match observed {
+        Observed::Lost { connection: 1, why } => Some(why.clone()),
+        _ => None,
+    };
+    let why = hub.journal().find("the loss", is_lost).await?;
+    ensure_eq("why", why.as_str(), "dropped on command")?;
+    Client::with_cbs(&hub).await?;
+    hub.ensure_no_faults()
+}
+
+#[tokio::test]
+async fn tls_client_that_names_no_hub_is_a_fault_unless_it_need_not() -> Result<(), Failure> {
+    let authority = Authority::new("Test Root", Validity::Current)?;
+    let identity = authority.issue(&["localhost"], Validity::Current)?;
+    let hub = IotHub::start(article::hub_settings(), Some(authority.server_config(&identity)?)).await?;
+    let mut config = (*authority.client_config()?).clone();
+    config.enable_sni = false;
+    let nameless = Reach::Tls(hub.address(), config.into());
+    let outcome = nameless.open("nameless").await;
+    ensure(outcome.is_err(), || "a client without SNI was taken".to_owned())?;
+    let is_fault = |observed: &Observed| match observed {
+        Observed::Fault { connection: 1, what } => Some(what.clone()),
+        _ => None,
+    };
+    let fault = hub.journal().find("the fault", is_fault).await?;
+    says("the fault", &fault, &["does not say which hub"])?;
+    hub.change(|settings| settings.require_sni = false);
+    device::close(nameless.open("nameless").await?).await?;
+    let names = hub.journal().select(|observed| match observed {
+        Observed::Connected { connection, sni } => Some((*connection, sni.clone())),
+        _ => None,
+    });
+    ensure_eq("the names asked for", names, vec![(2, None)])
 }

@@ -125,6 +125,10 @@ fn delete_token_is_carried() {
     let mut world = cbs_world(cbs_settings());
     let device = CbsDevice::new(&mut world, "d1");
     let mut hub = CbsHub::new(&world);
+    device.ask(&mut world, &put_token("d1", string("p")));
+    let asked = hub.request(&mut world);
+    hub.answer(&mut world, &asked, 200, "OK");
+    assert_eq!(said(&device.answers(&mut world)), [(Some(string("p")), 200)]);
     device.ask(
         &mut world,
         &request(string("x"), "delete-token", SAS, &audience("d1"), Body::Empty),

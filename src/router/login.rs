@@ -114,7 +114,7 @@ impl<'a> HubUser<'a> {
     fn parse(user: &'a str) -> Option<Self> {
         // An `@` in an id is escaped.
         let (name, hub) = user.split_once("@sas.")?;
-        if name.is_empty() || name.contains('@') || hub.is_empty() {
+        if name.is_empty() || hub.is_empty() || name.contains('@') || hub.contains('@') {
             return None;
         }
         if hub.starts_with("root.") {

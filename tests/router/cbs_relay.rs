@@ -125,6 +125,7 @@ fn delete_token_is_carried() {
     let mut world = cbs_world(cbs_settings());
     let device = CbsDevice::new(&mut world, "d1");
     let mut hub = CbsHub::new(&world);
+    device.puts(&mut world, &mut hub, "d1");
     device.ask(
         &mut world,
         &request(string("x"), "delete-token", SAS, &audience("d1"), Body::Empty),
@@ -135,7 +136,10 @@ fn delete_token_is_carried() {
         ("delete-token", audience("d1").as_str())
     );
     hub.answer(&mut world, &asked, 202, "Accepted");
-    assert_eq!(said(&device.answers(&mut world)), [(Some(string("x")), 202)]);
+    assert_eq!(
+        said(&device.answers(&mut world)).last(),
+        Some(&(Some(string("x")), 202))
+    );
 }
 
 #[test]

@@ -15,8 +15,8 @@ use crate::support::article::HUB;
 use crate::support::certificates::{Authority, Validity};
 use crate::support::device::{self, Reach};
 use crate::support::ensure_eq;
-use crate::support::iot_hub::Observed;
 use crate::support::iot_hub::settings::NoLink;
+use crate::support::iot_hub::{Observed, Order};
 use crate::support::raw::{self, RawDevice};
 use crate::support::wire::{AMQP_HEADER, Frame};
 
@@ -225,4 +225,22 @@ async fn tls_client_that_names_no_hub_is_a_fault_unless_it_need_not() -> Result<
         _ => None,
     });
     ensure_eq("the names asked for", names, vec![(2, None)])
+}
+
+#[tokio::test]
+async fn aborted_connection_is_reset() -> Result<(), Failure> {
+    let hub = IotHub::start(article::hub_settings(), None).await?;
+    let mut client = Client::with_cbs(&hub).await?;
+    let token = article::device_token("netduino", &article::device_key());
+    // All that was sent has been read: nothing but the order makes this a reset.
+    ensure_eq("the token", client.put(&token).await?, 200)?;
+    hub.order(&Order::Abort);
+    let error = loop {
+        if let Err(error) = bounded("the end", client.raw.reader.next()).await? {
+            break error;
+        }
+    };
+    ensure_eq("how it ends", error.kind(), ErrorKind::ConnectionReset)?;
+    Client::with_token(&hub, &token).await?;
+    hub.ensure_no_faults()
 }

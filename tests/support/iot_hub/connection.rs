@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use fe2o3_amqp::types::definitions::{ConnectionError, Error};
 use fe2o3_amqp::types::performatives::{Close, End, Performative};
+use socket2::Socket;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
@@ -34,6 +35,7 @@ pub(super) enum Departure {
 pub(super) async fn serve(
     id: ConnectionId,
     stream: Box<dyn Stream>,
+    socket: Option<Socket>,
     mut orders: mpsc::UnboundedReceiver<Order>,
     shared: Arc<Shared>,
 ) {
@@ -69,6 +71,7 @@ pub(super) async fn serve(
                 id,
                 writer,
                 peer,
+                socket,
                 sessions,
                 grants,
                 replies: 0,
@@ -113,6 +116,7 @@ pub(super) struct Connection {
     pub(super) id: ConnectionId,
     pub(super) writer: FrameWriter,
     pub(super) peer: Peer,
+    socket: Option<Socket>,
     pub(super) sessions: BTreeMap<u16, Session>,
     pub(super) grants: Grants,
     /// Numbers the replies of `$cbs`.
@@ -196,6 +200,12 @@ impl Connection {
             Some(Order::StopReading) => {
                 self.reading = false;
                 Ok(())
+            }
+            Some(Order::Abort) => {
+                if let Some(socket) = &self.socket {
+                    socket.set_linger(Some(Duration::ZERO))?;
+                }
+                Err(Departure::Abrupt("reset on command".to_owned()))
             }
             Some(Order::Reset) | None => Err(Departure::Abrupt("dropped on command".to_owned())),
         }

@@ -46,6 +46,7 @@ use fe2o3_amqp::types::messaging::{Body, Message, TargetArchetype};
 use fe2o3_amqp::types::performatives::Attach;
 use fe2o3_amqp::types::primitives::Value;
 use rustls::ServerConfig;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -88,6 +89,8 @@ pub(crate) enum Order {
     StopReading,
     /// Drop the transport.
     Reset,
+    /// Reset the transport, in the sense of TCP.
+    Abort,
 }
 
 /// What all connections of one hub share.
@@ -499,6 +502,8 @@ async fn welcome(
     let until = shared.clock.now() + shared.settings().accept_delay;
     shared.journal.note(Observed::Accepted { connection });
     shared.clock.wait_until(Some(until)).await;
+    // A second hold on the socket, for what cannot be said through TLS.
+    let socket = SockRef::from(&transport).try_clone().ok();
     let tls = tls.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let (stream, sni): (Box<dyn Stream>, _) = match tls.map(TlsAcceptor::from) {
         None => (Box::new(transport), None),
@@ -522,5 +527,5 @@ async fn welcome(
         },
     };
     shared.journal.note(Observed::Connected { connection, sni });
-    connection::serve(connection, stream, orders, shared).await;
+    connection::serve(connection, stream, socket, orders, shared).await;
 }

@@ -221,6 +221,8 @@ connector {{
     {sasl}
     ssl-profile: azure-ssl-profile
     idleTimeoutSeconds: 120
+    # The hub in these scenarios is a plain AMQP peer, which has no tokens.
+    cbs: tunnel
 }}
 """
 

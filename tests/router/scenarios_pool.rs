@@ -11,7 +11,7 @@ use linkrouterd::router::settings::{
 };
 
 use crate::peer::{Announces, Auto, Kind};
-use crate::scenarios_routes::{HUB, SECOND, both, prefix, to};
+use crate::scenarios_routes::{HUB, SECOND, both, prefix, second_connector, to};
 use crate::wire::{composite, condition};
 use crate::world::{HUB_AUTO, PeerId, World, settings};
 
@@ -669,4 +669,35 @@ fn a_connection_that_an_answer_comes_on_for_a_device_that_has_gone_is_closed_all
     assert_eq!(hubs(&world).len(), 1, "it lingers");
     world.advance(seconds(61));
     assert_eq!(hubs(&world).len(), 0);
+}
+
+#[test]
+fn what_waited_for_a_token_on_a_lost_connection_is_not_taken_for_what_waits_for_another_hub() {
+    let mut settings = relayed(|_| {});
+    second_connector(&mut settings).sharing.cbs = CbsMode::Tunnel;
+    settings
+        .routes
+        .extend(both(|way| prefix("devices", way, to("HUB2"))));
+    let mut world = World::new(settings);
+    let mut nodes = Nodes::default();
+    let devices = authorised(&mut world, &mut nodes, 1);
+    put_token(&mut world, devices[0], "x");
+    world.peer(devices[0]).attach(0, 1, "l1", true, &events("x"));
+    world.run();
+    let lost = hubs(&world)[0];
+    world.hub = None;
+    world.lose(lost);
+    world.run();
+    let other = world.device("e");
+    attach(&mut world, other, 0);
+    world.run();
+    world.advance(seconds(3));
+    assert!(world.dials.contains(&HUB) && world.dials.contains(&SECOND));
+    let (auto, announces) = cbs_hub();
+    world.answer_dial_of(HUB, "hub", auto, announces);
+    world.run();
+    assert_eq!(refusal(&mut world, other, 0), None);
+    let second = world.answer_dial_of(SECOND, "two", HUB_AUTO, Announces::default());
+    world.run();
+    assert_eq!(hubs_of(&world, "e"), [second]);
 }

@@ -200,7 +200,7 @@ impl Connector {
 
     /// Whether anybody needs a connection.
     pub(super) fn is_needed(&self) -> bool {
-        self.is_persistent() || !self.waiting.is_empty() || self.asking > 0
+        self.is_persistent() || !self.waiting.is_empty() || !self.behind_tokens.is_empty() || self.asking > 0
     }
 
     /// A device is about to start on the open connection, with its first link or token there: whether it may. If so

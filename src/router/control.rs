@@ -333,6 +333,14 @@ impl Router {
 
     /// Forgets a link pair; its links, if they are still there, belong to nobody.
     pub(super) fn free_link_pair(&mut self, number: u32) {
+        if self
+            .link_pairs
+            .get(index(number))
+            .is_some_and(|link| link.waiting.is_some())
+        {
+            // Its number will be another link's.
+            self.forget_waiting(number);
+        }
         for leg in [Leg::Device, Leg::Upstream] {
             if let Some((connection, channel, handle)) = self.link_end(number, leg)
                 && let Some(entry) = self.entry_mut(connection)

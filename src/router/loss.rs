@@ -160,7 +160,6 @@ impl Router {
                 .get(index(link))
                 .is_some_and(|link| link.waiting.is_some())
             {
-                self.forget_waiting(link);
                 self.free_link_pair(link);
             }
         }

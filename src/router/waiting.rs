@@ -87,8 +87,28 @@ impl Router {
         }
     }
 
-    /// Takes what waits for the tokens of a device.
-    pub(super) fn take_behind_tokens(&mut self, id: ConnectorId, device: ConnectionKey) -> Vec<u32> {
+    /// Takes what waits for the tokens of a device, and for which connection: any of the pool, for a token may have been
+    /// asked for on another one than that which the device is on by now.
+    pub(super) fn take_behind_tokens(
+        &mut self,
+        id: ConnectorId,
+        device: ConnectionKey,
+    ) -> Vec<(u32, ConnectorId)> {
+        let pool = self.pool(self.configured(id));
+        let with_some = pool.filter(|(_, connector)| !connector.behind_tokens.is_empty());
+        let ids: Vec<ConnectorId> = with_some.map(|(id, _)| id).collect();
+        let mut taken = Vec::new();
+        for id in ids {
+            taken.extend(
+                self.take_behind(id, device)
+                    .into_iter()
+                    .map(|number| (number, id)),
+            );
+        }
+        taken
+    }
+
+    fn take_behind(&mut self, id: ConnectorId, device: ConnectionKey) -> Vec<u32> {
         let Some(connector) = self.connectors.get_mut(&id) else {
             return Vec::new();
         };
@@ -106,8 +126,12 @@ impl Router {
 
     /// The tokens of a device are known to the connection: what it attaches goes out.
     pub(super) fn start_behind_tokens(&mut self, id: ConnectorId, device: ConnectionKey, now: Instant) {
-        for number in self.take_behind_tokens(id, device) {
-            self.start_waiting_link(number, id, now);
+        for (number, id) in self.take_behind_tokens(id, device) {
+            if self.usable_connection(id).is_some() {
+                self.start_waiting_link(number, id, now);
+            } else {
+                self.queue_waiting(number, id, now + self.settings.attach_timeout, now);
+            }
         }
     }
 
@@ -399,7 +423,9 @@ impl Router {
         let suits = match to {
             To::Open => is_open,
             To::Up => is_open || connector.state == State::Idle,
-            To::Any | To::Roomy => true,
+            To::Any => true,
+            // Or it would be sent back and forth between connections that the device is on.
+            To::Roomy => self.has_free_channel(id) || self.has_begun(device, id),
         };
         if !suits || connector.waiting.len() >= limits::WAITING_ATTACHES {
             return false;

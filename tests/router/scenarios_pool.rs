@@ -11,7 +11,7 @@ use linkrouterd::router::settings::{
 };
 
 use crate::peer::{Announces, Auto, Kind};
-use crate::scenarios_routes::{HUB, SECOND, both, prefix, to};
+use crate::scenarios_routes::{HUB, SECOND, both, prefix, second_connector, to};
 use crate::wire::{composite, condition};
 use crate::world::{HUB_AUTO, PeerId, World, settings};
 
@@ -604,4 +604,100 @@ fn a_pool_is_one_choice_among_equal_routes() {
     let mut shares = links(&world);
     shares.sort_unstable();
     assert_eq!(shares, [2, 2, 2, 6], "each connector has half of the devices");
+}
+
+// ---- what waits for tokens ---------------------------------------------------------------------------------------------
+
+#[test]
+fn a_token_that_is_answered_on_another_connection_releases_what_waits_for_it() {
+    let mut world = World::new(relayed(|it| it.sharing.max_links = 1));
+    let mut nodes = Nodes::default();
+    let first = authorised(&mut world, &mut nodes, 1);
+    let device = world.device("d");
+    put_token(&mut world, device, "d");
+    let all = hubs(&world);
+    assert_eq!(all.len(), 2, "asked on a further connection, and not answered");
+    world.lose(first[0]);
+    world.lose(all[1]);
+    world.run();
+    // There is room on the first one now.
+    attach(&mut world, device, 0);
+    nodes.answer(&mut world);
+    assert_eq!(links(&world), [0], "the token is not known to be good");
+    world.advance(seconds(5));
+    nodes.answer(&mut world);
+    assert_eq!(hubs_of(&world, "d"), [all[0]]);
+    assert_eq!(refusal(&mut world, device, 0), None);
+}
+
+#[test]
+fn what_waits_for_a_token_in_a_session_that_the_hub_ends_takes_no_place() {
+    let mut world = World::new(relayed(|it| it.sharing.max_links = 2));
+    let mut nodes = Nodes::default();
+    let devices = authorised(&mut world, &mut nodes, 1);
+    put_token(&mut world, devices[0], "x");
+    world.peer(devices[0]).attach(0, 1, "l1", true, &events("x"));
+    world.run();
+    let hub = hubs(&world)[0];
+    let (channel, _) = world.peer(hub).find("l0@d0", false).expect("attached");
+    world.peer(hub).end(channel, Value::Null);
+    world.run();
+    nodes.answer(&mut world);
+    for name in ["e0", "e1"] {
+        let device = world.device(name);
+        put_token(&mut world, device, name);
+        nodes.answer(&mut world);
+        attach(&mut world, device, 0);
+        nodes.answer(&mut world);
+    }
+    assert_eq!(links(&world), [2]);
+}
+
+#[test]
+fn a_connection_that_an_answer_comes_on_for_a_device_that_has_gone_is_closed_all_the_same() {
+    let mut world = World::new(relayed(|_| {}));
+    world.hub = Some(cbs_hub());
+    let mut nodes = Nodes::default();
+    let device = world.device("d");
+    put_token(&mut world, device, "d");
+    nodes.answer(&mut world);
+    world.advance(seconds(70));
+    put_token(&mut world, device, "d");
+    world.lose(device);
+    world.run();
+    nodes.answer(&mut world);
+    assert_eq!(hubs(&world).len(), 1, "it lingers");
+    world.advance(seconds(61));
+    assert_eq!(hubs(&world).len(), 0);
+}
+
+#[test]
+fn what_waited_for_a_token_on_a_lost_connection_is_not_taken_for_what_waits_for_another_hub() {
+    let mut settings = relayed(|_| {});
+    second_connector(&mut settings).sharing.cbs = CbsMode::Tunnel;
+    settings
+        .routes
+        .extend(both(|way| prefix("devices", way, to("HUB2"))));
+    let mut world = World::new(settings);
+    let mut nodes = Nodes::default();
+    let devices = authorised(&mut world, &mut nodes, 1);
+    put_token(&mut world, devices[0], "x");
+    world.peer(devices[0]).attach(0, 1, "l1", true, &events("x"));
+    world.run();
+    let lost = hubs(&world)[0];
+    world.hub = None;
+    world.lose(lost);
+    world.run();
+    let other = world.device("e");
+    attach(&mut world, other, 0);
+    world.run();
+    world.advance(seconds(3));
+    assert!(world.dials.contains(&HUB) && world.dials.contains(&SECOND));
+    let (auto, announces) = cbs_hub();
+    world.answer_dial_of(HUB, "hub", auto, announces);
+    world.run();
+    assert_eq!(refusal(&mut world, other, 0), None);
+    let second = world.answer_dial_of(SECOND, "two", HUB_AUTO, Announces::default());
+    world.run();
+    assert_eq!(hubs_of(&world, "e"), [second]);
 }

@@ -387,7 +387,7 @@ impl Router {
                 grant.is_asked = false;
             }
         }
-        for number in self.take_behind_tokens(id, device) {
+        for (number, _) in self.take_behind_tokens(id, device) {
             self.refuse_waiting(number, Some(error));
         }
     }

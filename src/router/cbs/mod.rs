@@ -182,6 +182,8 @@ impl Router {
                 cbs.forget(number);
             }
         }
+        // It may have been the last thing that the connection was kept for.
+        self.arm_connector(pending.connector);
         Some(pending)
     }
 

@@ -161,15 +161,9 @@ impl Router {
 
     /// Whether a device puts its tokens at this connector: those are good there only.
     pub(super) fn is_bound(&self, device: ConnectionKey, head: ConnectorId) -> bool {
-        let relays = |connector: &Connector| connector.settings.relays_cbs();
-        self.connectors.get(&head).is_some_and(relays)
-            && (self
-                .pool(head)
-                .any(|(_, connector)| connector.users.contains(&device))
-                || self
-                    .entry(device)
-                    .and_then(|entry| entry.cbs.as_ref())
-                    .is_some_and(|desk| desk.leads_to(head)))
+        let desk = self.entry(device).and_then(|entry| entry.cbs.as_ref());
+        self.relays_cbs(head)
+            && desk.is_some_and(|desk| desk.leads_to(head) || desk.has_token_at(self.pool_name(head)))
     }
 
     /// Whether a device has links at this connection, or links that wait for it.

@@ -76,6 +76,11 @@ impl Desk {
         self.links.iter().any(|link| link.connector == connector)
     }
 
+    /// Whether one of its tokens was put at the connector of this name.
+    pub(in crate::router) fn has_token_at(&self, connector: &str) -> bool {
+        self.grants.iter().any(|grant| *grant.pool == *connector)
+    }
+
     /// The receiver of an answer: the one that the request named, by its target or its own name; else the last attached
     /// in the same session, else the last of all (IoT Hub: clients name receivers that do not exist, or none).
     pub(super) fn receiver(&mut self, answer: &Unclaimed) -> Option<&mut LocalSender> {

@@ -194,7 +194,7 @@ impl Router {
     }
 
     /// The name that all connections of a connector share.
-    pub(super) fn pool_name(&self, id: ConnectorId) -> &str {
+    pub(in crate::router) fn pool_name(&self, id: ConnectorId) -> &str {
         self.connectors
             .get(&id)
             .map_or("", |connector| connector.settings.name.as_str())

@@ -32,6 +32,7 @@ mod timestamp;
 use tracing_subscriber::layer::SubscriberExt;
 
 pub use level::{Level, LevelSet};
+pub(super) use line::one_line;
 pub use module::Module;
 pub use settings::{LogError, LogSettings, ModuleSettings, Output};
 pub use timestamp::check_format;

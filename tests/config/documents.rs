@@ -328,6 +328,39 @@ fn the_reference_has_a_row_for_every_attribute_and_no_other() {
     );
 }
 
+/// Numbers that a file may hold where nothing else is said: any, and of seconds those that fit in milliseconds.
+const ANY_NUMBER: [u32; 2] = [u32::MAX, u32::MAX / 1000];
+
+#[test]
+fn the_reference_names_the_range_of_every_number_that_has_one() {
+    let [any, seconds] = ANY_NUMBER;
+    let text = fs::read_to_string(in_package("docs/configuration.md")).expect("the reference");
+    assert!(text.contains(&format!("from 0 to {any}, seconds to {seconds}, unless")));
+    let documented = documented();
+    let mut count = 0;
+    for entity in entities().iter().chain([group()]) {
+        for attribute in entity.attributes.iter().filter(|it| it.support == Support::Run) {
+            let range = match attribute.kind {
+                Kind::Integer { min: 0, max } if ANY_NUMBER.contains(&max) => continue,
+                Kind::Integer { min, max } if ANY_NUMBER.contains(&max) => format!("at least {min}"),
+                Kind::Integer { min, max } => format!("{min} to {max}"),
+                _ => continue,
+            };
+            let table = documented.iter().find(|(heading, _)| heading == entity.name);
+            let name = format!("| `{}` |", attribute.name);
+            let row = table.and_then(|(_, rows)| rows.iter().find(|row| row.starts_with(&name)));
+            assert!(
+                row.is_some_and(|row| row.contains(&range)),
+                "{}: `{}` is {range}",
+                entity.name,
+                attribute.name
+            );
+            count += 1;
+        }
+    }
+    assert!(count >= 3, "only {count} numbers with a range");
+}
+
 #[test]
 fn the_reference_shows_text_that_the_reader_takes() {
     let text = fs::read_to_string(in_package("docs/configuration.md")).expect("the reference");

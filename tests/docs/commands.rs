@@ -18,14 +18,20 @@ use super::{code_spans, documents, files, read, root};
 const OTHERS: [&str; 7] = ["conf", "text", "json", "ini", "dockerfile", "rust", "python"];
 /// How long the commands of one block may take.
 const SECONDS: &str = "60";
-/// Where a package puts what it installs; here, that is in a scratch folder.
-const INSTALLED: [&str; 2] = ["/etc/linkrouterd", "/usr/share/doc/linkrouterd"];
+/// What the machine of a reader has; here, it is in a scratch folder.
+const INSTALLED: [&str; 3] = [
+    "/etc/linkrouterd",
+    "/usr/share/doc/linkrouterd",
+    "/etc/qpid-dispatch",
+];
 /// The list of commands that nobody runs.
 const LIST: &str = "docs/conformance.md";
 
 #[derive(Debug)]
 struct Block {
     place: String,
+    /// Of its fence, as in a list; it is no part of the lines.
+    indent: usize,
     language: String,
     said: String,
     lines: Vec<String>,
@@ -42,12 +48,16 @@ impl Block {
                 (Some(language), None) => {
                     open = Some(Block {
                         place: format!("{document}:{}", index + 1),
+                        indent: line.len() - line.trim_start().len(),
                         language: language.to_owned(),
                         said: std::mem::take(&mut above),
                         lines: Vec::new(),
                     });
                 }
-                (None, Some(block)) => block.lines.push(line.to_owned()),
+                (None, Some(block)) => {
+                    let indent = line.len() - line.trim_start().len();
+                    block.lines.push(line[indent.min(block.indent)..].to_owned());
+                }
                 (None, None) => above = comment(line).unwrap_or_default().to_owned(),
             }
         }
@@ -226,17 +236,20 @@ fn what_can_be_run_here_is_run() {
     assert!(count > 2, "only {count} blocks were run");
 }
 
-/// A folder to run commands in: with what an installed package has, the program, and a `sudo` that does without.
+/// A folder to run commands in: with what an installed package has, the configuration of a `qdrouterd` of 2016, the
+/// program, and a `sudo` that does without.
 fn furnish(scratch: &Path) {
-    let [etc, doc] = INSTALLED.map(|path| scratch.join(path.trim_start_matches('/')));
+    let [etc, doc, former] = INSTALLED.map(|path| scratch.join(path.trim_start_matches('/')));
     let [bin, examples] = [scratch.join("bin"), doc.join("examples")];
-    for folder in [&bin, &etc, &examples] {
+    for folder in [&bin, &etc, &examples, &former] {
         fs::create_dir_all(folder).expect("a folder");
     }
     for example in files("conf", "conf").iter().chain(&files("docs", "py")) {
         let name = Path::new(example).file_name().expect("a name");
         fs::copy(root().join(example), examples.join(name)).expect("a copy");
     }
+    let articles = read("tests/config/ex06_iothub.conf").replace("<iotHub>", "my-hub");
+    fs::write(former.join("qdrouterd.conf"), articles).expect("a file");
     let config = etc.join("linkrouterd.conf");
     let program = env!("CARGO_BIN_EXE_linkrouterd");
     for (name, body) in [

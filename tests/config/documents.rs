@@ -362,16 +362,20 @@ fn the_reference_names_the_range_of_every_number_that_has_one() {
 }
 
 #[test]
-fn the_reference_shows_text_that_the_reader_takes() {
-    let text = fs::read_to_string(in_package("docs/configuration.md")).expect("the reference");
-    let examples: Vec<&str> = text
-        .split("```conf\n")
-        .skip(1)
-        .map(|rest| rest.split("```").next().unwrap_or_default())
-        .collect();
-    assert!(examples.len() >= 2, "examples");
-    for example in examples {
-        let report = config::parse("example.conf", example, &|_| Some("key".to_owned()));
-        assert_eq!(shown(&report), "", "of\n{example}");
+fn the_documents_show_text_that_the_reader_takes() {
+    let mut count = 0;
+    for entry in fs::read_dir(in_package("docs")).expect("the documents") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_none_or(|extension| extension != "md") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).expect("a document");
+        let examples = text.split("```conf\n").skip(1);
+        for example in examples.map(|rest| rest.split("```").next().unwrap_or_default()) {
+            let report = config::parse("example.conf", example, &|_| Some("key".to_owned()));
+            assert_eq!(shown(&report), "", "of {}:\n{example}", path.display());
+            count += 1;
+        }
     }
+    assert!(count >= 6, "only {count} examples");
 }

@@ -326,7 +326,7 @@ async fn no_common_cipher() {
     let authority = Authority::new("Test Root");
     let identity = authority.issue_for_loopback();
     // This server can do ChaCha20 for RSA certificates only, and has none.
-    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    let mut provider = rustls::crypto::ring::default_provider();
     provider
         .cipher_suites
         .retain(|suite| suite.suite() == rustls::CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256);

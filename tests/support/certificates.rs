@@ -6,7 +6,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, date_time_ymd,
 };
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -94,7 +94,7 @@ impl Authority {
     ///
     /// IoT Hub asks for a client certificate and does without one: so does this.
     pub(crate) fn server_config(&self, identity: &Identity) -> Result<Arc<ServerConfig>, Failure> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let provider = Arc::new(ring::default_provider());
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), provider.clone())
             .allow_unauthenticated()
             .build()?;
@@ -107,7 +107,7 @@ impl Authority {
 
     /// TLS settings of a client that trusts this authority alone.
     pub(crate) fn client_config(&self) -> Result<Arc<ClientConfig>, Failure> {
-        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(self.roots()?)
             .with_no_client_auth();
@@ -116,7 +116,7 @@ impl Authority {
 
     /// The same, of a client that has a certificate of its own.
     pub(crate) fn client_config_of(&self, identity: &Identity) -> Result<Arc<ClientConfig>, Failure> {
-        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(self.roots()?)
             .with_client_auth_cert(vec![identity.certificate.clone()], identity.private_key())?;

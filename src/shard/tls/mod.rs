@@ -9,6 +9,7 @@ mod authorities;
 mod certificate;
 mod explain;
 mod files;
+mod provider;
 mod server;
 mod user;
 mod verify;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::client::WebPkiServerVerifier;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ProtocolVersion, SupportedProtocolVersion, version};
 use thiserror::Error;
@@ -272,7 +273,7 @@ async fn prepare_aside(settings: &Arc<TlsSettings>) -> Result<Prepared, TlsError
 
 fn prepare(settings: &TlsSettings) -> Result<Prepared, TlsError> {
     let server_name = server_name(&settings.server_name)?;
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = Arc::new(provider::provider());
     let authorities = Authorities::load(settings.ca_file.as_deref())?;
     let verifier = server_verifier(settings, authorities.store, authorities.configured, &provider)?;
 

@@ -30,6 +30,7 @@ mod scenarios_brokers;
 mod scenarios_connection;
 mod scenarios_connector;
 mod scenarios_detach;
+mod scenarios_drain;
 mod scenarios_eviction;
 mod scenarios_loss;
 mod scenarios_outage;

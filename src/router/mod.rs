@@ -62,6 +62,7 @@ mod snapshot;
 mod table;
 mod timer;
 mod tokens;
+mod trace;
 mod transfer;
 mod unanswered;
 mod upstream;
@@ -255,8 +256,9 @@ impl Router {
         self.connection_number += 1;
         self.devices += 1;
         let number = self.connection_number;
+        let tracing = self.tracing_of(kind, &transport.peer, None);
         tracing::info!(target: "SERVER", "[C{number}] Accepted connection to {address} from {}", transport.peer);
-        let connection = Connection::new(number, side, announce, Some(handshake), now);
+        let connection = Connection::new(number, side, announce, Some(handshake), tracing, now);
         Some(self.insert(Entry::new(connection, kind, transport)))
     }
 
@@ -282,7 +284,8 @@ impl Router {
         let (side, announce) = connection::connector(&self.settings, entry);
         let handshake = entry.settings.dial_timeout;
         let host = entry.hosts.current().to_string();
-        let connection = Connection::new(entry.number, side, announce, Some(handshake), now);
+        let tracing = self.settings.trace.of_hub();
+        let connection = Connection::new(entry.number, side, announce, Some(handshake), tracing, now);
         let mut entry = Entry::new(connection, Kind::Upstream(connector), transport);
         entry.host = host.into();
         let key = self.insert(entry);

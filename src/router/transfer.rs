@@ -44,7 +44,7 @@ impl Router {
         let Some(number) = owner else {
             // A link that ends here; or one that is detached on our side, and the peer does not know yet.
             entry.connection.refresh_window(channel, 0);
-            self.on_local_transfer(key, channel, handle, transfer, now);
+            self.on_local_transfer(key, channel, handle, transfer, body, now);
             return;
         };
         let Some(link) = self.link_pairs.get_mut(index(number)) else {

@@ -41,6 +41,7 @@ mod scenarios_prefixes;
 mod scenarios_reload;
 mod scenarios_routes;
 mod scenarios_security;
+mod scenarios_trace;
 mod scenarios_transfer;
 mod scenarios_two_hubs;
 mod simulation;

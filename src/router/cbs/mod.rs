@@ -378,11 +378,12 @@ impl Router {
         channel: Channel,
         handle: Handle,
         transfer: &Transfer<'_>,
+        body: &[u8],
         now: Instant,
     ) {
         match self.leg(key) {
             Leg::Device => self.on_desk_transfer(key, channel, handle, transfer, now),
-            Leg::Upstream => self.on_hub_cbs_transfer(key, channel, handle, transfer, now),
+            Leg::Upstream => self.on_hub_cbs_transfer(key, channel, handle, transfer, body, now),
         }
     }
 

@@ -119,7 +119,7 @@ fn hash_password(user: &str) -> Exit {
 }
 
 fn check(path: &Path) -> Exit {
-    let Loaded { plan, findings } = load(path);
+    let Loaded { plan, findings } = load(path, &[]);
     let mut text = String::new();
     for finding in &findings {
         let _ = writeln!(text, "{finding}");
@@ -209,7 +209,7 @@ impl Server {
         let logging = Logging::install();
         let file = std::path::absolute(&options.config)?;
         log_panics();
-        let Loaded { plan, findings } = load(&options.config);
+        let Loaded { plan, findings } = load(&options.config, &options.trace_devices);
         let Some(plan) = plan else {
             return Err(StartError::Configuration {
                 file: options.config.display().to_string(),
@@ -224,7 +224,7 @@ impl Server {
             .build_local(LocalOptions::default())?;
         // Before the listeners, so that whoever sees them may send a signal.
         let signals = runtime.block_on(async { Signals::new() })?;
-        let reload = Reload::new(file, logging, plan.shard.clone());
+        let reload = Reload::new(file, options.trace_devices.clone(), logging, plan.shard.clone());
         let shard = Shard::bind(plan.shard)?;
         info!(
             target: "SERVER",

@@ -91,7 +91,7 @@ use pair::{LinkPair, SessionPair};
 use policy::{Book, Policy};
 pub use reload::Reloaded;
 use settings::{ConnectorId, ListenerId, ListenerRole, RouterSettings};
-pub use snapshot::{ConnectorReport, ConnectorStatus, Snapshot};
+pub use snapshot::{ConnectorReport, ConnectorStatus, Overview, Snapshot};
 use table::LinkRouteTable;
 use timer::{Owner, Timers};
 use unanswered::Detaches;

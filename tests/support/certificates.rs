@@ -1,6 +1,7 @@
 //! A certificate authority of our own, made afresh for each run, and the TLS settings of both ends.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -19,15 +20,18 @@ pub(crate) enum Validity {
     Current,
     /// Ended years ago, as the article's CA file did.
     Expired,
+    /// Begins at this time, seconds since 1970.
+    From(u64),
 }
 
 impl Validity {
     fn apply(self, params: &mut CertificateParams) {
         let (from, to) = match self {
-            Self::Current => (2020, 2099),
-            Self::Expired => (1998, 2018),
+            Self::Current => (date_time_ymd(2020, 8, 22), 2099),
+            Self::Expired => (date_time_ymd(1998, 8, 22), 2018),
+            Self::From(seconds) => (date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds), 2099),
         };
-        params.not_before = date_time_ymd(from, 8, 22);
+        params.not_before = from;
         params.not_after = date_time_ymd(to, 8, 22);
     }
 }

@@ -69,11 +69,29 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts the binary that these tests were built with.
     pub(crate) async fn start(config: &str, ca: &str) -> Result<Self, Failure> {
-        Self::start_program(&tested_program()?, config, ca).await
+        Self::start_in(&[], config, ca).await
+    }
+
+    /// The same, with these in its environment.
+    pub(crate) async fn start_in(
+        environment: &[(&str, &str)],
+        config: &str,
+        ca: &str,
+    ) -> Result<Self, Failure> {
+        Self::start_with(&tested_program()?, environment, config, ca).await
     }
 
     /// Starts this binary with a configuration file of this text, and beside it the authority's certificate.
     pub(crate) async fn start_program(program: &Path, config: &str, ca: &str) -> Result<Self, Failure> {
+        Self::start_with(program, &[], config, ca).await
+    }
+
+    async fn start_with(
+        program: &Path,
+        environment: &[(&str, &str)],
+        config: &str,
+        ca: &str,
+    ) -> Result<Self, Failure> {
         let directory = TempDir::with_prefix("linkrouterd-")?;
         let file = directory.path().join(CONFIG_FILE);
         std::fs::write(directory.path().join(CA_FILE), ca)?;
@@ -83,6 +101,7 @@ impl Daemon {
             .arg(&file)
             .current_dir(directory.path())
             .env_remove("PN_TRACE_FRM")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -239,7 +258,7 @@ pub(crate) fn hash_password(user: &str, password: &str) -> Result<String, Failur
 }
 
 /// The binary that these tests were built with, or the one that is to be tested instead.
-fn tested_program() -> Result<PathBuf, Failure> {
+pub(crate) fn tested_program() -> Result<PathBuf, Failure> {
     let built = option_env!("CARGO_BIN_EXE_linkrouterd").map(PathBuf::from);
     let program = other_program().or(built);
     program.ok_or_else(|| Failure::new("no binary to test"))

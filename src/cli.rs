@@ -10,11 +10,15 @@ use std::path::{Path, PathBuf};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser};
 
-/// Where the configuration is looked for when no `--config` is given, in this order.
+/// Where the configuration is looked for when no `--config` is given, in this order; the other way round for whoever
+/// calls the program by its other name.
 const DEFAULT_CONFIG_PATHS: [&str; 2] = [
     "/etc/linkrouterd/linkrouterd.conf",
     "/etc/qpid-dispatch/qdrouterd.conf",
 ];
+
+/// The name under which scripts for qdrouterd start the program, by a link to it.
+const OTHER_NAME: &str = "qdrouterd";
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +82,7 @@ pub struct UsageError(String);
 )]
 struct Arguments {
     /// Configuration file [default: /etc/linkrouterd/linkrouterd.conf; if there is none,
-    /// /etc/qpid-dispatch/qdrouterd.conf]
+    /// /etc/qpid-dispatch/qdrouterd.conf; the latter first if the program is started as qdrouterd]
     // `--c` meant `--config` before `--check` existed.
     #[arg(short, long, value_name = "PATH", alias = "c")]
     config: Option<PathBuf>,
@@ -109,7 +113,7 @@ struct Arguments {
     pidfile: Option<PathBuf>,
 
     /// With --daemon: account to run as
-    #[arg(short = 'U', long, value_name = "NAME")]
+    #[arg(short = 'U', long, value_name = "NAME", value_hint = clap::ValueHint::Username)]
     user: Option<String>,
 
     /// Accepted for compatibility and ignored
@@ -128,6 +132,11 @@ struct Arguments {
     extra: Vec<OsString>,
 }
 
+/// The definition of the command line, for those who generate text from it.
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
 /// Reads a command line, the program's name included.
 ///
 /// # Errors
@@ -136,7 +145,9 @@ pub fn parse<I>(arguments: I) -> Result<Invocation, UsageError>
 where
     I: IntoIterator<Item = OsString>,
 {
-    let parsed = Arguments::command()
+    let mut arguments = arguments.into_iter().peekable();
+    let paths = default_paths(arguments.peek());
+    let parsed = command()
         .try_get_matches_from(arguments)
         .and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match parsed {
@@ -152,20 +163,20 @@ where
             extra.to_string_lossy()
         )));
     }
-    Ok(arguments.into_invocation())
+    Ok(arguments.into_invocation(paths))
 }
 
 /// The first paragraph of what is wrong, with the usage below it, as `getopt_long` users expect.
 fn usage_error(text: &str) -> UsageError {
     let reason = text.split("\n\n").next().unwrap_or(text).trim_end();
-    let usage = Arguments::command().render_usage();
+    let usage = command().render_usage();
     UsageError(format!(
         "{reason}\n\n{usage}\n\nFor more information, try '--help'.\n"
     ))
 }
 
 impl Arguments {
-    fn into_invocation(self) -> Invocation {
+    fn into_invocation(self, default_paths: [&str; 2]) -> Invocation {
         if self.version {
             return Invocation::Version;
         }
@@ -174,7 +185,7 @@ impl Arguments {
         }
         let config = self
             .config
-            .unwrap_or_else(|| default_config(|path| path.exists()));
+            .unwrap_or_else(|| default_config(default_paths, |path| path.exists()));
         if self.check {
             return Invocation::Check { config };
         }
@@ -188,14 +199,23 @@ impl Arguments {
     }
 }
 
-/// The first default path that exists; if none does, our own, so that the error message names it.
-fn default_config(exists: impl Fn(&Path) -> bool) -> PathBuf {
-    let [ours, _] = DEFAULT_CONFIG_PATHS;
-    DEFAULT_CONFIG_PATHS
+/// The default paths in their order for whoever calls the program by this name.
+fn default_paths(program: Option<&OsString>) -> [&'static str; 2] {
+    let [ours, theirs] = DEFAULT_CONFIG_PATHS;
+    match program.and_then(|program| Path::new(program).file_name()) {
+        Some(name) if name == OTHER_NAME => [theirs, ours],
+        _ => [ours, theirs],
+    }
+}
+
+/// The first of these paths that exists; if none does, the first, so that the error message names it.
+fn default_config(paths: [&str; 2], exists: impl Fn(&Path) -> bool) -> PathBuf {
+    let [first, _] = paths;
+    paths
         .iter()
         .map(Path::new)
         .find(|path| exists(path))
-        .unwrap_or(Path::new(ours))
+        .unwrap_or(Path::new(first))
         .to_owned()
 }
 
@@ -314,11 +334,27 @@ mod tests {
     #[test]
     fn default_config_prefers_ours_then_qdrouterds() {
         let [ours, theirs] = DEFAULT_CONFIG_PATHS;
-        assert_eq!(default_config(|_| true), Path::new(ours));
+        assert_eq!(default_config(DEFAULT_CONFIG_PATHS, |_| true), Path::new(ours));
         assert_eq!(
-            default_config(|path| path == Path::new(theirs)),
+            default_config(DEFAULT_CONFIG_PATHS, |path| path == Path::new(theirs)),
             Path::new(theirs)
         );
-        assert_eq!(default_config(|_| false), Path::new(ours));
+        assert_eq!(default_config(DEFAULT_CONFIG_PATHS, |_| false), Path::new(ours));
+    }
+
+    #[test]
+    fn called_qdrouterd_it_prefers_the_configuration_of_qdrouterd() {
+        let [ours, theirs] = DEFAULT_CONFIG_PATHS;
+        for (program, wanted) in [
+            (Some("qdrouterd"), [theirs, ours]),
+            (Some("/usr/local/sbin/qdrouterd"), [theirs, ours]),
+            (Some("/usr/sbin/linkrouterd"), [ours, theirs]),
+            (Some("/opt/qdrouterd/linkrouterd"), [ours, theirs]),
+            (Some(""), [ours, theirs]),
+            (None, [ours, theirs]),
+        ] {
+            let program = program.map(OsString::from);
+            assert_eq!(default_paths(program.as_ref()), wanted, "{program:?}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The command line: qdrouterd's options, `--check`, and nothing else.
+//! The command line: qdrouterd's options, and few of our own.
 //!
 //! Compatible with GNU `getopt_long` as qdrouterd uses it: long options may be abbreviated as long as they stay
 //! unambiguous (`--conf FILE`), the last of several equal options wins, and every usage error is exit code 1.
@@ -25,6 +25,11 @@ const OTHER_NAME: &str = "qdrouterd";
 pub enum Invocation {
     /// Validate the configuration file, print every finding, and exit.
     Check {
+        /// The file to read.
+        config: PathBuf,
+    },
+    /// Validate the configuration file, print every finding, dial every connector, tell what comes of it, and exit.
+    Probe {
         /// The file to read.
         config: PathBuf,
     },
@@ -89,9 +94,15 @@ struct Arguments {
     #[arg(short, long, value_name = "PATH", alias = "c")]
     config: Option<PathBuf>,
 
-    /// Validate the configuration, print every finding, and exit: 0 if it can run, 78 if not
+    /// Validate the configuration, print every finding, and exit: 0 if it can run, 78 if not. The file may
+    /// follow without --config
     #[arg(long)]
     check: bool,
+
+    /// As --check; then dial every connector, tell step by step what comes of it, and exit: 0 if all are well,
+    /// 69 if not
+    #[arg(long)]
+    probe: bool,
 
     /// Print the line of USER for saslPasswordFile, with the password from standard input, and exit
     #[arg(long, value_name = "USER")]
@@ -111,7 +122,8 @@ struct Arguments {
     daemon: bool,
 
     /// With --daemon: file to write the process id to
-    #[arg(short = 'P', long, value_name = "PATH")]
+    // `--p` meant `--pidfile` before `--probe` existed.
+    #[arg(short = 'P', long, value_name = "PATH", alias = "p")]
     pidfile: Option<PathBuf>,
 
     /// With --daemon: account to run as
@@ -158,13 +170,14 @@ where
     let parsed = command()
         .try_get_matches_from(arguments)
         .and_then(|matches| Arguments::from_arg_matches(&matches));
-    let arguments = match parsed {
+    let mut arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) if error.kind() == ErrorKind::DisplayHelp => {
             return Ok(Invocation::Help(error.render().to_string()));
         }
         Err(error) => return Err(usage_error(&error.render().to_string())),
     };
+    arguments.take_file();
     if let Some(extra) = arguments.extra.first() {
         return Err(usage_error(&format!(
             "error: Unexpected arguments: {}",
@@ -184,6 +197,13 @@ fn usage_error(text: &str) -> UsageError {
 }
 
 impl Arguments {
+    /// `--check FILE`
+    fn take_file(&mut self) {
+        if (self.check || self.probe) && self.config.is_none() && !self.extra.is_empty() {
+            self.config = Some(self.extra.remove(0).into());
+        }
+    }
+
     fn into_invocation(self, default_paths: [&str; 2]) -> Invocation {
         if self.version {
             return Invocation::Version;
@@ -194,6 +214,9 @@ impl Arguments {
         let config = self
             .config
             .unwrap_or_else(|| default_config(default_paths, |path| path.exists()));
+        if self.probe {
+            return Invocation::Probe { config };
+        }
         if self.check {
             return Invocation::Check { config };
         }
@@ -277,7 +300,7 @@ mod tests {
         assert_eq!(options.user.as_deref(), Some("nobody"));
         assert_eq!(options.stage, None);
         let options = run_options(&[
-            "--daem", "--pid=/x", "--us", "nobody", "--inc", "/lib", "--test", "--conf=x",
+            "--daem", "--p=/x", "--us", "nobody", "--inc", "/lib", "--test", "--conf=x",
         ]);
         assert!(options.background);
         assert_eq!(options.pidfile.as_deref(), Some(Path::new("/x")));
@@ -300,7 +323,26 @@ mod tests {
                 config: PathBuf::from("x")
             })
         );
-        assert_eq!(parse_words(&["--che", "-c", "x"]), check);
+        for words in [
+            &["--che", "-c", "x"][..],
+            &["--check", "x"],
+            &["x", "--check"],
+            &["--check", "--c", "x"],
+        ] {
+            assert_eq!(parse_words(words), check, "{words:?}");
+        }
+        let probe = Ok(Invocation::Probe {
+            config: PathBuf::from("x"),
+        });
+        for words in [
+            &["--check", "x", "--probe"][..],
+            &["--check", "--probe", "x"],
+            &["--probe", "--check", "-c", "x"],
+            &["--probe", "x"],
+            &["--pr", "-c", "x"],
+        ] {
+            assert_eq!(parse_words(words), probe, "{words:?}");
+        }
         for words in [["-v"], ["--version"], ["--vers"]] {
             assert_eq!(parse_words(&words), Ok(Invocation::Version));
         }
@@ -332,6 +374,9 @@ mod tests {
             &["--pidfile"],
             &["extra"],
             &["-d", "extra", "more"],
+            &["--check", "-c", "x", "extra"],
+            &["--check", "x", "extra"],
+            &["--check=x"],
         ] {
             let Err(UsageError(text)) = parse_words(words) else {
                 panic!("{words:?} was accepted")

@@ -239,6 +239,25 @@ async fn collect(output: impl AsyncRead + Unpin, log: Arc<Journal<String>>) {
     }
 }
 
+/// Checks a configuration file of this text, dials its connectors (`--check FILE --probe`), and gives the exit code and
+/// all that was printed. `files` are put beside it.
+pub(crate) async fn probe(config: &str, files: &[(&str, &str)]) -> Result<(Option<i32>, String), Failure> {
+    let directory = TempDir::with_prefix("linkrouterd-")?;
+    std::fs::write(directory.path().join(CONFIG_FILE), config)?;
+    for (name, text) in files {
+        std::fs::write(directory.path().join(name), text)?;
+    }
+    let probing = Command::new(tested_program()?)
+        .args(["--check", CONFIG_FILE, "--probe"])
+        .current_dir(directory.path())
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = bounded("the end of the probe", probing).await??;
+    let printed = [output.stdout, output.stderr].concat();
+    Ok((output.status.code(), String::from_utf8(printed)?))
+}
+
 /// A line of a password file, as `--hash-password` prints it.
 pub(crate) fn hash_password(user: &str, password: &str) -> Result<String, Failure> {
     let mut child = std::process::Command::new(tested_program()?)

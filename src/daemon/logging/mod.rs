@@ -30,6 +30,7 @@ mod subscriber;
 mod timestamp;
 
 pub use level::{Level, LevelSet};
+pub(super) use line::one_line;
 pub use module::Module;
 pub use settings::{LogError, LogSettings, ModuleSettings, Output};
 pub use timestamp::check_format;

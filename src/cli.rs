@@ -57,6 +57,8 @@ pub struct RunOptions {
     pub pidfile: Option<PathBuf>,
     /// The account to run as (background only).
     pub user: Option<String>,
+    /// Devices whose frames are traced.
+    pub trace_devices: Vec<String>,
     /// Which step of going to the background this process is; `None` for the process the operator started.
     pub stage: Option<Stage>,
 }
@@ -129,8 +131,14 @@ struct Arguments {
     user: Option<String>,
 
     /// Accepted for compatibility and ignored
-    #[arg(short = 'T', long)]
+    // `--t` is `--test_hooks` still.
+    #[arg(short = 'T', long, alias = "t")]
     test_hooks: bool,
+
+    /// Trace the frames of one device only, by its IP address, network, or container-id (`*` for any text); may be given
+    /// several times
+    #[arg(long, value_name = "HOST|CONTAINER")]
+    trace_device: Vec<String>,
 
     /// Print the version
     #[arg(short, long)]
@@ -217,6 +225,7 @@ impl Arguments {
             background: self.daemon,
             pidfile: self.pidfile,
             user: self.user,
+            trace_devices: self.trace_device,
             stage: self.stage,
         })
     }
@@ -296,6 +305,13 @@ mod tests {
         assert!(options.background);
         assert_eq!(options.pidfile.as_deref(), Some(Path::new("/x")));
         assert_eq!(options.user.as_deref(), Some("nobody"));
+    }
+
+    #[test]
+    fn devices_to_trace() {
+        let options = run_options(&["--trace-device", "10.0.0.7", "--trace-device=Netduino-*"]);
+        assert_eq!(options.trace_devices, ["10.0.0.7", "Netduino-*"]);
+        assert!(run_options(&["--t"]).trace_devices.is_empty());
     }
 
     #[test]

@@ -350,6 +350,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::endpoint::trace::Tracing;
     use crate::endpoint::window::WindowSize;
 
     fn chosen(credentials: &SaslCredentials, offered: &[&str]) -> Option<(&'static str, Vec<u8>)> {
@@ -436,7 +437,14 @@ mod tests {
             idle_timeout: None,
             failover: Vec::new(),
         };
-        let mut connection = Connection::new(1, Arc::new(side), Arc::new(announce), None, Instant::now());
+        let mut connection = Connection::new(
+            1,
+            Arc::new(side),
+            Arc::new(announce),
+            None,
+            Tracing::All,
+            Instant::now(),
+        );
         connection.phase = Phase::SaslInit;
         let init = SaslFrame::Init {
             mechanism: &"X".repeat(10_000),

@@ -5,9 +5,11 @@
 pub mod policy;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::amqp::failover::FailoverServer;
+use crate::endpoint::trace::TraceFilter;
 
 /// Index of a listener in [`RouterSettings::listeners`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -307,4 +309,6 @@ pub struct RouterSettings {
     pub attach_timeout: Duration,
     /// How long an on-demand connection without any device stays open.
     pub linger: Duration,
+    /// Whose frames the trace shows.
+    pub trace: Arc<TraceFilter>,
 }

@@ -10,6 +10,7 @@ mod certificate;
 mod explain;
 mod files;
 mod inspect;
+mod provider;
 mod server;
 mod user;
 mod verify;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::client::WebPkiServerVerifier;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ProtocolVersion, SupportedProtocolVersion, version};
 use thiserror::Error;
@@ -282,7 +283,7 @@ fn version_name(version: ProtocolVersion) -> String {
 
 fn prepare(settings: Arc<TlsSettings>) -> Result<TlsClient, TlsError> {
     let server_name = server_name(&settings.server_name)?;
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = Arc::new(provider::provider());
     let authorities = Authorities::load(settings.ca_file.as_deref())?;
     let verifier = server_verifier(&settings, authorities.store, authorities.configured, &provider)?;
 
@@ -356,7 +357,69 @@ fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+    use rustls::client::danger::ServerCertVerifier;
+    use rustls::pki_types::UnixTime;
+
     use super::*;
+
+    /// A board without a battery starts in 1970, and its clock is set while it runs.
+    #[test]
+    fn a_good_certificate_before_and_after_the_clock_is_set() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let ca_file = directory.path().join("ca.pem");
+        let mut root = CertificateParams::new(Vec::new()).expect("parameters");
+        root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = || KeyPair::generate().expect("a key");
+        let root = CertifiedIssuer::self_signed(root, key()).expect("a root");
+        std::fs::write(&ca_file, root.pem()).expect("a file");
+        let mut params = CertificateParams::new(vec!["hub.example".to_owned()]).expect("parameters");
+        params.not_before = date_time_ymd(2026, 5, 17);
+        params.not_after = date_time_ymd(2099, 1, 1);
+        let certificate = params.signed_by(&key(), &root).expect("a certificate");
+        let settings = TlsSettings {
+            profile: "hub-tls".to_owned(),
+            server_name: "hub.example".to_owned(),
+            verify_hostname: true,
+            ca_file: Some(ca_file),
+            cert_file: None,
+            key_file: None,
+            versions: Vec::new(),
+        };
+        let prepared = prepare(&settings).expect("all there is");
+        let judge = |seconds| {
+            let now = Duration::from_secs(seconds);
+            let name = &prepared.server_name;
+            prepared
+                .verifier
+                .verify_server_cert(certificate.der(), &[], name, &[], UnixTime::since_unix_epoch(now))
+                .map_err(|error| {
+                    let context = Context {
+                        settings: &settings,
+                        authorities: &prepared.authorities,
+                        presented: prepared.verifier.refused(),
+                        now: SystemTime::UNIX_EPOCH + now,
+                    };
+                    let error = io::Error::new(io::ErrorKind::InvalidData, error);
+                    Fault::classify(error, &context).to_string()
+                })
+        };
+        let early = |clock: &str, what: &str| {
+            format!(
+                "a certificate of the server is not valid yet, only from 2026-05-17; this machine's clock says \
+                 {clock}: {what}"
+            )
+        };
+        assert_eq!(judge(86_400).unwrap_err(), early("1970-01-02", "clock not set?"));
+        // The date that an image was made at, or that was kept over the last shutdown.
+        assert_eq!(
+            judge(1_767_225_600).unwrap_err(),
+            early("2026-01-01", "check the clock")
+        );
+        judge(1_795_651_200).expect("a good certificate");
+    }
 
     #[test]
     fn protocols_are_read_as_qdrouterd_spells_them() {

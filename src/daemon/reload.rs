@@ -67,8 +67,9 @@ impl Reload {
         }
     }
 
-    /// What is left to tell the shard, once the file is read. For ever pending if none is being read; cancel-safe.
-    pub(super) async fn finished(&mut self) -> Option<ShardSettings> {
+    /// What is left to tell the shard once the file is read, or why nothing is. For ever pending if none is being read;
+    /// cancel-safe.
+    pub(super) async fn finished(&mut self) -> Result<ShardSettings, String> {
         let Some(loading) = &mut self.loading else {
             return std::future::pending().await;
         };
@@ -80,31 +81,36 @@ impl Reload {
         match loaded {
             Ok(loaded) => self.take_over(loaded),
             // Only when the runtime is being shut down, or no thread can be made.
-            Err(error) => {
-                error!(target: "MAIN", "SIGHUP: nothing changed: {error}");
-                None
-            }
+            Err(error) => Err(nothing_changed(error.to_string())),
         }
     }
 
-    fn take_over(&mut self, loaded: Loaded) -> Option<ShardSettings> {
+    /// Whether a file is being read.
+    pub(super) const fn is_under_way(&self) -> bool {
+        self.loading.is_some()
+    }
+
+    fn take_over(&mut self, loaded: Loaded) -> Result<ShardSettings, String> {
         let Loaded { plan, findings } = loaded;
         let file = self.file.display().to_string();
         let Some(plan) = plan else {
             findings::log(&findings);
-            error!(target: "MAIN", "SIGHUP: nothing changed: {file}: {}", Count(&findings));
-            return None;
+            return Err(nothing_changed(format!("{file}: {}", Count(&findings))));
         };
-        if let Err(error) = self.logging.apply(&plan.log) {
-            error!(target: "MAIN", "SIGHUP: nothing changed: {error}");
-            return None;
-        }
+        self.logging
+            .apply(&plan.log)
+            .map_err(|error| nothing_changed(error.to_string()))?;
         findings::log(&findings);
         let (settings, left) = fit(&self.running, plan, &file);
         findings::log(&left);
         self.running = settings.clone();
-        Some(settings)
+        Ok(settings)
     }
+}
+
+fn nothing_changed(why: String) -> String {
+    error!(target: "MAIN", "SIGHUP: nothing changed: {why}");
+    why
 }
 
 /// The new settings, for the router and the listeners that are there; and what of them needs a restart.

@@ -83,6 +83,7 @@ use admission::{Denials, GroupAnnounce};
 use cbs::Relay;
 use clock::Clock;
 use connection::{Entry, Kind};
+pub use connection::{explain, introduction, reason_of_close};
 use connector::{Connector, State};
 use drain::Life;
 pub use driver::{Action, DialTarget, Login, TransportInfo, TransportState};
@@ -91,7 +92,7 @@ use pair::{LinkPair, SessionPair};
 use policy::{Book, Policy};
 pub use reload::Reloaded;
 use settings::{ConnectorId, ListenerId, ListenerRole, RouterSettings};
-pub use snapshot::{ConnectorReport, ConnectorStatus, Snapshot};
+pub use snapshot::{ConnectorReport, ConnectorStatus, Overview, Snapshot};
 use table::LinkRouteTable;
 use timer::{Owner, Timers};
 use unanswered::Detaches;
@@ -281,7 +282,8 @@ impl Router {
         if self.is_stopping() || entry.state != State::Dialing {
             return None;
         }
-        let (side, announce) = connection::connector(&self.settings, entry);
+        let (side, announce) =
+            introduction(&self.settings.container_id, &entry.settings, entry.server_name());
         let handshake = entry.settings.dial_timeout;
         let host = entry.hosts.current().to_string();
         let tracing = self.settings.trace.of_hub();
@@ -467,7 +469,7 @@ impl Router {
     #[inline]
     fn on_event(&mut self, key: ConnectionKey, event: Event<'_>, now: Instant) {
         match event {
-            Event::Consumed => {}
+            Event::Consumed | Event::Offered(_) | Event::Admitted => {}
             Event::Transfer {
                 channel,
                 handle,

@@ -183,6 +183,11 @@ pub struct ConnectorSettings {
 }
 
 impl ConnectorSettings {
+    /// The name that one of its hosts is known by: for TLS, and for `open.hostname`.
+    pub fn name_of<'a>(&'a self, host: &'a HostPort) -> &'a str {
+        self.server_name.as_ref().unwrap_or(&host.host)
+    }
+
     /// Whether devices authorise themselves on this connection, by tokens that the router puts for them. One that logs in
     /// for all of them (PLAIN, EXTERNAL) has an identity already, and carries `$cbs` links like any other.
     pub fn relays_cbs(&self) -> bool {

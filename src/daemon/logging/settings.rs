@@ -235,11 +235,11 @@ mod tests {
         let table = Table::new(&settings).expect("no file to open");
         let server = table.rule(Module::of_target("SERVER"));
         assert_eq!(server.levels, LevelSet::only(Level::Debug));
-        assert!(!server.timestamp && matches!(*server.sink, Sink::Stdout));
+        assert!(!server.timestamp && matches!(*server.sink, Sink::Stdout(_)));
         for name in ["DEFAULT", "AGENT", "ROUTER"] {
             let rule = table.rule(Module::of_target(name));
             assert_eq!(rule.levels, LevelSet::from(Level::Error), "{name}");
-            assert!(matches!(*rule.sink, Sink::Stdout), "{name}");
+            assert!(matches!(*rule.sink, Sink::Stdout(_)), "{name}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The command line: qdrouterd's options, `--check`, and nothing else.
+//! The command line: qdrouterd's options, and few of our own.
 //!
 //! Compatible with GNU `getopt_long` as qdrouterd uses it: long options may be abbreviated as long as they stay
 //! unambiguous (`--conf FILE`), the last of several equal options wins, and every usage error is exit code 1.
@@ -10,17 +10,26 @@ use std::path::{Path, PathBuf};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser};
 
-/// Where the configuration is looked for when no `--config` is given, in this order.
+/// Where the configuration is looked for when no `--config` is given, in this order; the other way round for whoever
+/// calls the program by its other name.
 const DEFAULT_CONFIG_PATHS: [&str; 2] = [
     "/etc/linkrouterd/linkrouterd.conf",
     "/etc/qpid-dispatch/qdrouterd.conf",
 ];
+
+/// The name under which scripts for qdrouterd start the program, by a link to it.
+const OTHER_NAME: &str = "qdrouterd";
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Invocation {
     /// Validate the configuration file, print every finding, and exit.
     Check {
+        /// The file to read.
+        config: PathBuf,
+    },
+    /// Validate the configuration file, print every finding, dial every connector, tell what comes of it, and exit.
+    Probe {
         /// The file to read.
         config: PathBuf,
     },
@@ -48,6 +57,8 @@ pub struct RunOptions {
     pub pidfile: Option<PathBuf>,
     /// The account to run as (background only).
     pub user: Option<String>,
+    /// Devices whose frames are traced.
+    pub trace_devices: Vec<String>,
     /// Which step of going to the background this process is; `None` for the process the operator started.
     pub stage: Option<Stage>,
 }
@@ -78,14 +89,20 @@ pub struct UsageError(String);
 )]
 struct Arguments {
     /// Configuration file [default: /etc/linkrouterd/linkrouterd.conf; if there is none,
-    /// /etc/qpid-dispatch/qdrouterd.conf]
+    /// /etc/qpid-dispatch/qdrouterd.conf; the latter first if the program is started as qdrouterd]
     // `--c` meant `--config` before `--check` existed.
     #[arg(short, long, value_name = "PATH", alias = "c")]
     config: Option<PathBuf>,
 
-    /// Validate the configuration, print every finding, and exit: 0 if it can run, 78 if not
+    /// Validate the configuration, print every finding, and exit: 0 if it can run, 78 if not. The file may
+    /// follow without --config
     #[arg(long)]
     check: bool,
+
+    /// As --check; then dial every connector, tell step by step what comes of it, and exit: 0 if all are well,
+    /// 69 if not
+    #[arg(long)]
+    probe: bool,
 
     /// Print the line of USER for saslPasswordFile, with the password from standard input, and exit
     #[arg(long, value_name = "USER")]
@@ -105,16 +122,23 @@ struct Arguments {
     daemon: bool,
 
     /// With --daemon: file to write the process id to
-    #[arg(short = 'P', long, value_name = "PATH")]
+    // `--p` meant `--pidfile` before `--probe` existed.
+    #[arg(short = 'P', long, value_name = "PATH", alias = "p")]
     pidfile: Option<PathBuf>,
 
     /// With --daemon: account to run as
-    #[arg(short = 'U', long, value_name = "NAME")]
+    #[arg(short = 'U', long, value_name = "NAME", value_hint = clap::ValueHint::Username)]
     user: Option<String>,
 
     /// Accepted for compatibility and ignored
-    #[arg(short = 'T', long)]
+    // `--t` is `--test_hooks` still.
+    #[arg(short = 'T', long, alias = "t")]
     test_hooks: bool,
+
+    /// Trace the frames of one device only, by its IP address, network, or container-id (`*` for any text); may be given
+    /// several times
+    #[arg(long, value_name = "HOST|CONTAINER")]
+    trace_device: Vec<String>,
 
     /// Print the version
     #[arg(short, long)]
@@ -128,6 +152,11 @@ struct Arguments {
     extra: Vec<OsString>,
 }
 
+/// The definition of the command line, for those who generate text from it.
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
 /// Reads a command line, the program's name included.
 ///
 /// # Errors
@@ -136,36 +165,46 @@ pub fn parse<I>(arguments: I) -> Result<Invocation, UsageError>
 where
     I: IntoIterator<Item = OsString>,
 {
-    let parsed = Arguments::command()
+    let mut arguments = arguments.into_iter().peekable();
+    let paths = default_paths(arguments.peek());
+    let parsed = command()
         .try_get_matches_from(arguments)
         .and_then(|matches| Arguments::from_arg_matches(&matches));
-    let arguments = match parsed {
+    let mut arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) if error.kind() == ErrorKind::DisplayHelp => {
             return Ok(Invocation::Help(error.render().to_string()));
         }
         Err(error) => return Err(usage_error(&error.render().to_string())),
     };
+    arguments.take_file();
     if let Some(extra) = arguments.extra.first() {
         return Err(usage_error(&format!(
             "error: Unexpected arguments: {}",
             extra.to_string_lossy()
         )));
     }
-    Ok(arguments.into_invocation())
+    Ok(arguments.into_invocation(paths))
 }
 
 /// The first paragraph of what is wrong, with the usage below it, as `getopt_long` users expect.
 fn usage_error(text: &str) -> UsageError {
     let reason = text.split("\n\n").next().unwrap_or(text).trim_end();
-    let usage = Arguments::command().render_usage();
+    let usage = command().render_usage();
     UsageError(format!(
         "{reason}\n\n{usage}\n\nFor more information, try '--help'.\n"
     ))
 }
 
 impl Arguments {
-    fn into_invocation(self) -> Invocation {
+    /// `--check FILE`
+    fn take_file(&mut self) {
+        if (self.check || self.probe) && self.config.is_none() && !self.extra.is_empty() {
+            self.config = Some(self.extra.remove(0).into());
+        }
+    }
+
+    fn into_invocation(self, default_paths: [&str; 2]) -> Invocation {
         if self.version {
             return Invocation::Version;
         }
@@ -174,7 +213,10 @@ impl Arguments {
         }
         let config = self
             .config
-            .unwrap_or_else(|| default_config(|path| path.exists()));
+            .unwrap_or_else(|| default_config(default_paths, |path| path.exists()));
+        if self.probe {
+            return Invocation::Probe { config };
+        }
         if self.check {
             return Invocation::Check { config };
         }
@@ -183,19 +225,29 @@ impl Arguments {
             background: self.daemon,
             pidfile: self.pidfile,
             user: self.user,
+            trace_devices: self.trace_device,
             stage: self.stage,
         })
     }
 }
 
-/// The first default path that exists; if none does, our own, so that the error message names it.
-fn default_config(exists: impl Fn(&Path) -> bool) -> PathBuf {
-    let [ours, _] = DEFAULT_CONFIG_PATHS;
-    DEFAULT_CONFIG_PATHS
+/// The default paths in their order for whoever calls the program by this name.
+fn default_paths(program: Option<&OsString>) -> [&'static str; 2] {
+    let [ours, theirs] = DEFAULT_CONFIG_PATHS;
+    match program.and_then(|program| Path::new(program).file_name()) {
+        Some(name) if name == OTHER_NAME => [theirs, ours],
+        _ => [ours, theirs],
+    }
+}
+
+/// The first of these paths that exists; if none does, the first, so that the error message names it.
+fn default_config(paths: [&str; 2], exists: impl Fn(&Path) -> bool) -> PathBuf {
+    let [first, _] = paths;
+    paths
         .iter()
         .map(Path::new)
         .find(|path| exists(path))
-        .unwrap_or(Path::new(ours))
+        .unwrap_or(Path::new(first))
         .to_owned()
 }
 
@@ -248,11 +300,18 @@ mod tests {
         assert_eq!(options.user.as_deref(), Some("nobody"));
         assert_eq!(options.stage, None);
         let options = run_options(&[
-            "--daem", "--pid=/x", "--us", "nobody", "--inc", "/lib", "--test", "--conf=x",
+            "--daem", "--p=/x", "--us", "nobody", "--inc", "/lib", "--test", "--conf=x",
         ]);
         assert!(options.background);
         assert_eq!(options.pidfile.as_deref(), Some(Path::new("/x")));
         assert_eq!(options.user.as_deref(), Some("nobody"));
+    }
+
+    #[test]
+    fn devices_to_trace() {
+        let options = run_options(&["--trace-device", "10.0.0.7", "--trace-device=Netduino-*"]);
+        assert_eq!(options.trace_devices, ["10.0.0.7", "Netduino-*"]);
+        assert!(run_options(&["--t"]).trace_devices.is_empty());
     }
 
     #[test]
@@ -264,7 +323,26 @@ mod tests {
                 config: PathBuf::from("x")
             })
         );
-        assert_eq!(parse_words(&["--che", "-c", "x"]), check);
+        for words in [
+            &["--che", "-c", "x"][..],
+            &["--check", "x"],
+            &["x", "--check"],
+            &["--check", "--c", "x"],
+        ] {
+            assert_eq!(parse_words(words), check, "{words:?}");
+        }
+        let probe = Ok(Invocation::Probe {
+            config: PathBuf::from("x"),
+        });
+        for words in [
+            &["--check", "x", "--probe"][..],
+            &["--check", "--probe", "x"],
+            &["--probe", "--check", "-c", "x"],
+            &["--probe", "x"],
+            &["--pr", "-c", "x"],
+        ] {
+            assert_eq!(parse_words(words), probe, "{words:?}");
+        }
         for words in [["-v"], ["--version"], ["--vers"]] {
             assert_eq!(parse_words(&words), Ok(Invocation::Version));
         }
@@ -296,6 +374,9 @@ mod tests {
             &["--pidfile"],
             &["extra"],
             &["-d", "extra", "more"],
+            &["--check", "-c", "x", "extra"],
+            &["--check", "x", "extra"],
+            &["--check=x"],
         ] {
             let Err(UsageError(text)) = parse_words(words) else {
                 panic!("{words:?} was accepted")
@@ -314,11 +395,27 @@ mod tests {
     #[test]
     fn default_config_prefers_ours_then_qdrouterds() {
         let [ours, theirs] = DEFAULT_CONFIG_PATHS;
-        assert_eq!(default_config(|_| true), Path::new(ours));
+        assert_eq!(default_config(DEFAULT_CONFIG_PATHS, |_| true), Path::new(ours));
         assert_eq!(
-            default_config(|path| path == Path::new(theirs)),
+            default_config(DEFAULT_CONFIG_PATHS, |path| path == Path::new(theirs)),
             Path::new(theirs)
         );
-        assert_eq!(default_config(|_| false), Path::new(ours));
+        assert_eq!(default_config(DEFAULT_CONFIG_PATHS, |_| false), Path::new(ours));
+    }
+
+    #[test]
+    fn called_qdrouterd_it_prefers_the_configuration_of_qdrouterd() {
+        let [ours, theirs] = DEFAULT_CONFIG_PATHS;
+        for (program, wanted) in [
+            (Some("qdrouterd"), [theirs, ours]),
+            (Some("/usr/local/sbin/qdrouterd"), [theirs, ours]),
+            (Some("/usr/sbin/linkrouterd"), [ours, theirs]),
+            (Some("/opt/qdrouterd/linkrouterd"), [ours, theirs]),
+            (Some(""), [ours, theirs]),
+            (None, [ours, theirs]),
+        ] {
+            let program = program.map(OsString::from);
+            assert_eq!(default_paths(program.as_ref()), wanted, "{program:?}");
+        }
     }
 }

@@ -4,12 +4,12 @@
 //! devices come back after a power cut, only the first log-in of each costs the slow check. Only right ones are kept, so
 //! there are at most as many as users, and a flood of wrong ones neither fills the memory nor keeps known devices out.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use aws_lc_rs::{hmac, rand};
+use ring::{hmac, rand};
 
 use super::passwords::Passwords;
 use super::turn::{Core, Turn};
@@ -25,9 +25,7 @@ pub(super) struct Logins {
     passwords: RefCell<Arc<Passwords>>,
     /// Digests of what was right, under a key that no one else knows; without a key nothing is kept.
     recognised: RefCell<HashSet<[u8; 32]>>,
-    /// Made for the first of them: a system takes its time over the first random numbers of a process, and a daemon
-    /// whose devices have no passwords shall not start any later for it.
-    key: OnceCell<Option<hmac::Key>>,
+    key: Option<hmac::Key>,
     waiting: RefCell<VecDeque<(ConnectionKey, Box<Login>)>>,
     workers: Cell<usize>,
     workers_max: usize,
@@ -49,7 +47,7 @@ impl Logins {
         Logins {
             passwords: RefCell::new(passwords),
             recognised: RefCell::default(),
-            key: OnceCell::new(),
+            key: hmac::Key::generate(hmac::HMAC_SHA256, &rand::SystemRandom::new()).ok(),
             waiting: RefCell::default(),
             workers: Cell::new(0),
             workers_max: processors.saturating_sub(1).clamp(1, WORKERS_MAX),
@@ -88,16 +86,12 @@ impl Logins {
     }
 
     fn is_recognised(&self, login: &Login) -> bool {
-        let recognised = self.recognised.borrow();
-        !recognised.is_empty()
-            && self
-                .digest(login)
-                .is_some_and(|digest| recognised.contains(&digest))
+        self.digest(login)
+            .is_some_and(|digest| self.recognised.borrow().contains(&digest))
     }
 
     fn digest(&self, login: &Login) -> Option<[u8; 32]> {
-        let new_key = || hmac::Key::generate(hmac::HMAC_SHA256, &rand::SystemRandom::new()).ok();
-        let mut context = hmac::Context::with_key(self.key.get_or_init(new_key).as_ref()?);
+        let mut context = hmac::Context::with_key(self.key.as_ref()?);
         context.update(&login.user.len().to_be_bytes());
         context.update(login.user.as_bytes());
         context.update(login.password.expose());

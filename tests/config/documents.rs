@@ -328,17 +328,54 @@ fn the_reference_has_a_row_for_every_attribute_and_no_other() {
     );
 }
 
+/// Numbers that a file may hold where nothing else is said: any, and of seconds those that fit in milliseconds.
+const ANY_NUMBER: [u32; 2] = [u32::MAX, u32::MAX / 1000];
+
 #[test]
-fn the_reference_shows_text_that_the_reader_takes() {
+fn the_reference_names_the_range_of_every_number_that_has_one() {
+    let [any, seconds] = ANY_NUMBER;
     let text = fs::read_to_string(in_package("docs/configuration.md")).expect("the reference");
-    let examples: Vec<&str> = text
-        .split("```conf\n")
-        .skip(1)
-        .map(|rest| rest.split("```").next().unwrap_or_default())
-        .collect();
-    assert!(examples.len() >= 2, "examples");
-    for example in examples {
-        let report = config::parse("example.conf", example, &|_| Some("key".to_owned()));
-        assert_eq!(shown(&report), "", "of\n{example}");
+    assert!(text.contains(&format!("from 0 to {any}, seconds to {seconds}, unless")));
+    let documented = documented();
+    let mut count = 0;
+    for entity in entities().iter().chain([group()]) {
+        for attribute in entity.attributes.iter().filter(|it| it.support == Support::Run) {
+            let range = match attribute.kind {
+                Kind::Integer { min: 0, max } if ANY_NUMBER.contains(&max) => continue,
+                Kind::Integer { min, max } if ANY_NUMBER.contains(&max) => format!("at least {min}"),
+                Kind::Integer { min, max } => format!("{min} to {max}"),
+                _ => continue,
+            };
+            let table = documented.iter().find(|(heading, _)| heading == entity.name);
+            let name = format!("| `{}` |", attribute.name);
+            let row = table.and_then(|(_, rows)| rows.iter().find(|row| row.starts_with(&name)));
+            assert!(
+                row.is_some_and(|row| row.contains(&range)),
+                "{}: `{}` is {range}",
+                entity.name,
+                attribute.name
+            );
+            count += 1;
+        }
     }
+    assert!(count >= 3, "only {count} numbers with a range");
+}
+
+#[test]
+fn the_documents_show_text_that_the_reader_takes() {
+    let mut count = 0;
+    for entry in fs::read_dir(in_package("docs")).expect("the documents") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_none_or(|extension| extension != "md") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).expect("a document");
+        let examples = text.split("```conf\n").skip(1);
+        for example in examples.map(|rest| rest.split("```").next().unwrap_or_default()) {
+            let report = config::parse("example.conf", example, &|_| Some("key".to_owned()));
+            assert_eq!(shown(&report), "", "of {}:\n{example}", path.display());
+            count += 1;
+        }
+    }
+    assert!(count >= 6, "only {count} examples");
 }

@@ -102,6 +102,7 @@ impl Writer<'_> {
                 None => self.push(&text),
             },
             Event::Code(text) => self.text.push(bold(text.into_string())),
+            Event::InlineHtml(text) | Event::Html(text) if text.starts_with("<!--") => {}
             // A placeholder such as <name>.
             Event::InlineHtml(text) | Event::Html(text) => self.push(&text),
             Event::SoftBreak => self.flush(),

@@ -102,9 +102,10 @@ impl Writer<'_> {
                 None => self.push(&text),
             },
             Event::Code(text) => self.text.push(bold(text.into_string())),
-            Event::InlineHtml(text) | Event::Html(text) if text.starts_with("<!--") => {}
             // A placeholder such as <name>.
-            Event::InlineHtml(text) | Event::Html(text) => self.push(&text),
+            Event::InlineHtml(text) => self.push(&text),
+            // A comment between paragraphs.
+            Event::Html(_) => {}
             Event::SoftBreak => self.flush(),
             Event::HardBreak => self.text.push(Inline::LineBreak),
             other => panic!("a manual page has no room for {other:?}"),

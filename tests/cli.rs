@@ -360,6 +360,11 @@ fn starts_listens_and_stops_on_every_stop_signal() {
             "CONN_MGR (info) Created SSL Profile with name azure",
             "CONN_MGR (info) Configured Connector: hub.example:5671 proto=any, role=on-demand, sslProfile=azure",
             "CONN_MGR (info) Configured Listener: 127.0.0.1:0 proto=any, role=normal",
+            &format!(
+                "ROUTER (warning) There is no linkRoute in {}, so every link is refused: add a connector and routes \
+                 to it, then reload",
+                site.config().display()
+            ),
             untimed(pid_line),
             &format!("SERVER (notice) Listening on {address}"),
             "SERVER (notice) Shut Down",

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::clock;
@@ -86,7 +85,7 @@ impl Examination {
             None => {
                 let text = "none, everything goes in clear text: the connector has no sslProfile";
                 sheet.step(Step::Tls, Mark::Ok, text);
-                self.speak::<TcpStream>(reached.stream, &target, sheet).await
+                self.speak(reached.stream, &target, sheet).await
             }
         }
     }

@@ -475,6 +475,37 @@ fn frames_are_traced_when_the_environment_says_so() {
 }
 
 #[test]
+fn frames_of_a_device_are_traced_when_the_command_line_names_it() {
+    let site = Site::new(LISTENER);
+    for (named, is_traced) in [("127.0.0.0/8", true), ("127.0.0.2", false)] {
+        let mut daemon =
+            Daemon::start(
+                site.command()
+                    .args(["--trace-device", "nobody", "--trace-device", named]),
+            );
+        let address = bound_address(&daemon.line_with("(notice) Listening on "));
+        let mut device = TcpStream::connect(&address).expect("it listens");
+        device.write_all(b"AMQP\x00\x01\x00\x00").expect("it reads");
+        let mut answer = [0; 8];
+        device.read_exact(&mut answer).expect("the same");
+        // A reload leaves the command line in force.
+        daemon.send(Signal::SIGHUP);
+        daemon.line_with("SERVER (notice) Configuration reloaded: 0 routes; ");
+        let mut device = TcpStream::connect(&address).expect("it listens");
+        device.write_all(b"AMQP\x00\x01\x00\x00").expect("it reads");
+        device.read_exact(&mut answer).expect("the same");
+        daemon.send(Signal::SIGTERM);
+        let (code, lines) = daemon.end();
+        assert_eq!(code, Some(0));
+        for connection in ["[C1]", "[C2]"] {
+            let shown = format!("PROTOCOL (trace) {connection}");
+            let count = lines.iter().filter(|line| line.contains(&shown)).count();
+            assert_eq!(count > 0, is_traced, "{named}: {lines:#?}");
+        }
+    }
+}
+
+#[test]
 fn hangup_breaks_nothing() {
     let site = Site::new(LISTENER);
     let mut daemon = Daemon::start(&mut site.command());

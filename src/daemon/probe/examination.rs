@@ -11,6 +11,7 @@ use super::clock;
 use super::exchange::{Exchange, Failure, Farewell, News};
 use super::sheet::{Mark, Sheet, Step};
 use crate::endpoint::connection::Connection;
+use crate::endpoint::trace::Tracing;
 use crate::router::settings::{ConnectorId, ConnectorSettings, HostPort};
 use crate::router::{DialTarget, explain, introduction};
 use crate::shard::dial::{self, Attempts, DialSettings, Reached, TimeLimit, bare_host};
@@ -121,7 +122,7 @@ impl Examination {
         sheet: &Sheet,
     ) -> Option<()> {
         let (side, announce) = introduction(&self.container_id, &self.connector, &target.server_name);
-        let connection = Connection::new(1, side, announce, None, Instant::now().into_std());
+        let connection = Connection::new(1, side, announce, None, Tracing::All, Instant::now().into_std());
         let mut exchange = Exchange::new(transport, connection);
         if self.converse(&mut exchange, target, sheet).await.is_none() {
             exchange.give_up().await;

@@ -121,8 +121,7 @@ impl Examination {
         sheet: &Sheet,
     ) -> Option<()> {
         let (side, announce) = introduction(&self.container_id, &self.connector, &target.server_name);
-        let now = Instant::now().into_std();
-        let connection = Connection::new(1, side, announce, None, Tracing::All, now);
+        let connection = Connection::new(1, side, announce, None, Tracing::All, Instant::now().into_std());
         let mut exchange = Exchange::new(transport, connection);
         if self.converse(&mut exchange, target, sheet).await.is_none() {
             exchange.give_up().await;

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -374,33 +375,89 @@ fn starts_listens_and_stops_on_every_stop_signal() {
     }
 }
 
-#[test]
-fn under_systemd_the_journal_adds_time_and_level() {
-    let site = Site::new(LISTENER);
-    let path = site.path("journal");
+/// What the journal hears on this stream of the daemon, which ends at once because an address is taken.
+fn heard_by_journal(stream: &str, is_ours: bool, more: &str) -> String {
+    let site = Site::new("");
     let occupied = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = occupied.local_addr().expect("bound").port();
-    for (own, prefix) in [(true, "<6>SERVER (info) Container Name: "), (false, "2")] {
-        let journal = File::create(&path).expect("a file");
-        let metadata = journal.metadata().expect("metadata");
-        let inode = metadata.ino() + u64::from(!own);
-        let mut command = site.command();
-        command
-            .env("JOURNAL_STREAM", format!("{}:{inode}", metadata.dev()))
-            .stderr(journal);
-        // Ends at once: the address is taken.
-        let taken = format!("{LISTENER}listener {{\n    host: 127.0.0.1\n    port: {port}\n}}\n");
-        fs::write(site.config(), taken).expect("a file");
-        assert_eq!(command.status().expect("the binary runs").code(), Some(1));
-        let lines = fs::read_to_string(&path).expect("the journal");
-        assert!(lines.starts_with(prefix), "{lines}");
-        if own {
+    let taken = format!("{LISTENER}listener {{\n    host: 127.0.0.1\n    port: {port}\n}}\n{more}");
+    fs::write(site.config(), taken).expect("a file");
+    let journal = File::create(site.path("journal")).expect("a file");
+    let metadata = journal.metadata().expect("metadata");
+    let inode = metadata.ino() + u64::from(!is_ours);
+    let mut command = site.command();
+    command.env("JOURNAL_STREAM", format!("{}:{inode}", metadata.dev()));
+    match stream {
+        "stdout" => command.stdout(journal).stderr(Stdio::null()),
+        _ => command.stderr(journal),
+    };
+    assert_eq!(command.status().expect("the binary runs").code(), Some(1));
+    fs::read_to_string(site.path("journal")).expect("the journal")
+}
+
+#[test]
+fn under_systemd_the_journal_adds_time_and_level() {
+    let log = |output: &str| {
+        format!(
+            "log {{\n    module: DEFAULT\n    enable: trace+\n    outputFile: {output}\n}}\nconsole {{\n}}\n"
+        )
+    };
+    for stream in ["stderr", "stdout"] {
+        let lines = heard_by_journal(stream, true, &log(stream));
+        for line in lines.lines() {
+            let rest = line
+                .strip_prefix('<')
+                .and_then(|rest| rest.split_once('>'))
+                .and_then(|(level, rest)| level.parse::<u8>().is_ok().then_some(rest));
+            let rest = rest.unwrap_or_else(|| panic!("no level: {line}"));
+            // Neither a time nor a colour.
+            assert!(!rest.starts_with("20") && !rest.contains('\u{1b}'), "{line}");
+        }
+        for start in [
+            "<6>SERVER (info) Container Name: ",
+            "<4>AGENT (warning) ",
+            "<2>MAIN (critical) ",
+        ] {
             assert!(
-                lines.contains("\n<2>MAIN (critical) Router start-up failed: "),
-                "{lines}"
+                lines.lines().any(|line| line.starts_with(start)),
+                "{start}: {lines}"
             );
         }
     }
+    // The stream of another process, whose environment was inherited.
+    let lines = heard_by_journal("stderr", false, "");
+    assert!(lines.starts_with('2') && !lines.contains('<'), "{lines}");
+}
+
+/// What is said beside the log has its level on each line, too.
+#[test]
+fn the_journal_hears_why_nothing_starts() {
+    let lines = heard_by_journal("stderr", true, "listner {\n}\nrouter {\n    bogus: 1\n}\n");
+    let findings = lines
+        .lines()
+        .filter(|line| line.starts_with("<3>") && line.contains(": error: "));
+    assert!(findings.count() >= 2, "{lines}");
+    assert!(
+        lines
+            .lines()
+            .all(|line| line.starts_with("<3>") || line.starts_with("<2>")),
+        "{lines}"
+    );
+
+    let site = Site::new("");
+    let journal = File::create(site.path("journal")).expect("a file");
+    let metadata = journal.metadata().expect("metadata");
+    let mut command = linkrouterd();
+    command
+        .arg("--bogus")
+        .env("JOURNAL_STREAM", format!("{}:{}", metadata.dev(), metadata.ino()))
+        .stderr(journal);
+    assert_eq!(command.status().expect("the binary runs").code(), Some(1));
+    let lines = fs::read_to_string(site.path("journal")).expect("the journal");
+    assert!(
+        lines.contains("Usage: ") && lines.lines().all(|line| line.starts_with("<3>")),
+        "{lines}"
+    );
 }
 
 #[test]
@@ -415,6 +472,37 @@ fn frames_are_traced_when_the_environment_says_so() {
     assert!(line.contains("AMQP"), "{line}");
     daemon.send(Signal::SIGTERM);
     assert_eq!(daemon.end().0, Some(0));
+}
+
+#[test]
+fn frames_of_a_device_are_traced_when_the_command_line_names_it() {
+    let site = Site::new(LISTENER);
+    for (named, is_traced) in [("127.0.0.0/8", true), ("127.0.0.2", false)] {
+        let mut daemon =
+            Daemon::start(
+                site.command()
+                    .args(["--trace-device", "nobody", "--trace-device", named]),
+            );
+        let address = bound_address(&daemon.line_with("(notice) Listening on "));
+        let mut device = TcpStream::connect(&address).expect("it listens");
+        device.write_all(b"AMQP\x00\x01\x00\x00").expect("it reads");
+        let mut answer = [0; 8];
+        device.read_exact(&mut answer).expect("the same");
+        // A reload leaves the command line in force.
+        daemon.send(Signal::SIGHUP);
+        daemon.line_with("SERVER (notice) Configuration reloaded: 0 routes; ");
+        let mut device = TcpStream::connect(&address).expect("it listens");
+        device.write_all(b"AMQP\x00\x01\x00\x00").expect("it reads");
+        device.read_exact(&mut answer).expect("the same");
+        daemon.send(Signal::SIGTERM);
+        let (code, lines) = daemon.end();
+        assert_eq!(code, Some(0));
+        for connection in ["[C1]", "[C2]"] {
+            let shown = format!("PROTOCOL (trace) {connection}");
+            let count = lines.iter().filter(|line| line.contains(&shown)).count();
+            assert_eq!(count > 0, is_traced, "{named}: {lines:#?}");
+        }
+    }
 }
 
 #[test]
@@ -458,8 +546,14 @@ struct Background {
 impl Background {
     /// Starts it in the site's directory, with relative paths, which must not depend on its own `/`.
     fn start(site: &Site, arguments: &[&str]) -> Self {
+        Self::start_in(site, arguments, &[])
+    }
+
+    /// The same, with these in its environment.
+    fn start_in(site: &Site, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         set_child_subreaper(true).expect("Linux");
         let output = linkrouterd()
+            .envs(environment.iter().copied())
             .current_dir(site.directory.path())
             .args(["-d", "-P", "pid", "--conf", "test.conf"])
             .args(arguments)
@@ -499,6 +593,23 @@ impl Background {
         kill(self.pid, Signal::SIGTERM).expect("it is alive");
         waitpid(self.pid, None).expect("our child by adoption")
     }
+}
+
+/// A service manager waits for the process that it has started, and that one has ended.
+#[test]
+fn the_background_tells_a_service_manager_nothing() {
+    let site = Site::new("");
+    fs::write(site.config(), background_config(&site)).expect("a file");
+    let manager = UnixDatagram::bind(site.path("notify")).expect("a socket");
+    manager.set_nonblocking(true).expect("a socket");
+    let notify = site.path("notify").display().to_string();
+    let environment = [("NOTIFY_SOCKET", notify.as_str()), ("WATCHDOG_USEC", "10000")];
+    let daemon = Background::start_in(&site, &[], &environment);
+    let pid = daemon.pid;
+    kill(pid, Signal::SIGHUP).expect("it is alive");
+    assert_eq!(daemon.stop(), WaitStatus::Exited(pid, 0));
+    let nothing = manager.recv(&mut [0; 64]).expect_err("nothing was sent");
+    assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
 }
 
 fn background_config(site: &Site) -> String {

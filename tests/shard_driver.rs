@@ -65,6 +65,7 @@ fn settings() -> ShardSettings {
             allow_resumable_link_route: true,
             attach_timeout: Duration::from_secs(30),
             linger: Duration::from_secs(60),
+            trace: Default::default(),
         },
         listeners: vec![ListenSettings {
             host: "127.0.0.1".to_owned(),

@@ -136,6 +136,9 @@ fn stage_command(options: &RunOptions, stage: Stage) -> Result<Command, DetachEr
     if let Some(path) = &options.pidfile {
         command.arg(joined("--pidfile=", absolute(path)?.as_os_str()));
     }
+    for device in &options.trace_devices {
+        command.arg(joined("--trace-device=", OsStr::new(device)));
+    }
     if let Some(name) = &options.user {
         command.arg(joined("--user=", OsStr::new(name)));
     }

@@ -1,4 +1,4 @@
-//! The process: logging, signals, going to the background, and joining the configuration to the shard.
+//! The process: logging, signals, the service manager, going to the background, and joining the configuration to the shard.
 //!
 //! The top layer. It may know everything below; nothing knows it but `main`.
 
@@ -6,8 +6,11 @@ pub mod build;
 mod detach;
 mod findings;
 pub mod logging;
+mod probe;
 mod reload;
 mod run;
+mod service;
 mod signal;
+mod systemd;
 
-pub use run::{Exit, run};
+pub use run::{Exit, complain, run};

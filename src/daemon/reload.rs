@@ -14,13 +14,14 @@ use crate::config::{Finding, Severity};
 use crate::shard::ShardSettings;
 
 /// Reads a configuration file, with the environment and the clock of this process.
-pub(super) fn load(path: &Path) -> Loaded {
+pub(super) fn load(path: &Path, trace_devices: &[String]) -> Loaded {
     let environment = |name: &str| std::env::var(name).ok();
     build::load(
         path,
         &Surroundings {
             environment: &environment,
             now: SystemTime::now(),
+            trace_devices,
         },
     )
 }
@@ -29,6 +30,8 @@ pub(super) fn load(path: &Path) -> Loaded {
 pub(super) struct Reload {
     /// Absolute: the working directory may not be that of the start.
     file: PathBuf,
+    /// What the command line says.
+    trace_devices: Vec<String>,
     logging: Logging,
     /// What the shard runs with.
     running: ShardSettings,
@@ -38,9 +41,15 @@ pub(super) struct Reload {
 }
 
 impl Reload {
-    pub(super) fn new(file: PathBuf, logging: Logging, running: ShardSettings) -> Self {
+    pub(super) fn new(
+        file: PathBuf,
+        trace_devices: Vec<String>,
+        logging: Logging,
+        running: ShardSettings,
+    ) -> Self {
         Reload {
             file,
+            trace_devices,
             logging,
             running,
             loading: None,
@@ -53,13 +62,14 @@ impl Reload {
         self.again = self.loading.is_some();
         if !self.again {
             info!(target: "MAIN", severity = "notice", "SIGHUP: reading {} again", self.file.display());
-            let file = self.file.clone();
-            self.loading = Some(tokio::task::spawn_blocking(move || load(&file)));
+            let (file, devices) = (self.file.clone(), self.trace_devices.clone());
+            self.loading = Some(tokio::task::spawn_blocking(move || load(&file, &devices)));
         }
     }
 
-    /// What is left to tell the shard, once the file is read. For ever pending if none is being read; cancel-safe.
-    pub(super) async fn finished(&mut self) -> Option<ShardSettings> {
+    /// What is left to tell the shard once the file is read, or why nothing is. For ever pending if none is being read;
+    /// cancel-safe.
+    pub(super) async fn finished(&mut self) -> Result<ShardSettings, String> {
         let Some(loading) = &mut self.loading else {
             return std::future::pending().await;
         };
@@ -71,31 +81,36 @@ impl Reload {
         match loaded {
             Ok(loaded) => self.take_over(loaded),
             // Only when the runtime is being shut down, or no thread can be made.
-            Err(error) => {
-                error!(target: "MAIN", "SIGHUP: nothing changed: {error}");
-                None
-            }
+            Err(error) => Err(nothing_changed(error.to_string())),
         }
     }
 
-    fn take_over(&mut self, loaded: Loaded) -> Option<ShardSettings> {
+    /// Whether a file is being read.
+    pub(super) const fn is_under_way(&self) -> bool {
+        self.loading.is_some()
+    }
+
+    fn take_over(&mut self, loaded: Loaded) -> Result<ShardSettings, String> {
         let Loaded { plan, findings } = loaded;
         let file = self.file.display().to_string();
         let Some(plan) = plan else {
             findings::log(&findings);
-            error!(target: "MAIN", "SIGHUP: nothing changed: {file}: {}", Count(&findings));
-            return None;
+            return Err(nothing_changed(format!("{file}: {}", Count(&findings))));
         };
-        if let Err(error) = self.logging.apply(&plan.log) {
-            error!(target: "MAIN", "SIGHUP: nothing changed: {error}");
-            return None;
-        }
+        self.logging
+            .apply(&plan.log)
+            .map_err(|error| nothing_changed(error.to_string()))?;
         findings::log(&findings);
         let (settings, left) = fit(&self.running, plan, &file);
         findings::log(&left);
         self.running = settings.clone();
-        Some(settings)
+        Ok(settings)
     }
+}
+
+fn nothing_changed(why: String) -> String {
+    error!(target: "MAIN", "SIGHUP: nothing changed: {why}");
+    why
 }
 
 /// The new settings, for the router and the listeners that are there; and what of them needs a restart.

@@ -7,20 +7,22 @@ use std::pin::pin;
 use std::process::ExitCode;
 
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use super::build::{Loaded, Plan};
 use super::detach::{self, DetachError, PidFile, Report};
 use super::findings::{self, Count};
-use super::logging::{LogError, Logging};
+use super::logging::{self, LogError, Logging};
+use super::probe;
 use super::reload::{Reload, load};
+use super::service::Service;
 use super::signal::{Request, Signals};
 use crate::cli::{Invocation, RunOptions, Stage};
 use crate::config::Finding;
 use crate::router::settings::ListenerRole;
 use crate::shard::passwords::hash_line;
-use crate::shard::{Command, Shard, ShardError};
+use crate::shard::{Command, Shard, ShardError, ShardSettings};
 
 /// Bytes of standard input that are looked at for a password.
 const PASSWORD_INPUT_MAX: u64 = 4096;
@@ -35,6 +37,8 @@ pub enum Exit {
     Failure,
     /// `--check` found errors (sysexits: `EX_CONFIG`).
     BadConfiguration,
+    /// `--probe` found a connector that does not work (sysexits: `EX_UNAVAILABLE`).
+    Unavailable,
 }
 
 impl From<Exit> for ExitCode {
@@ -43,6 +47,7 @@ impl From<Exit> for ExitCode {
             Exit::Success => 0,
             Exit::Failure => 1,
             Exit::BadConfiguration => 78,
+            Exit::Unavailable => 69,
         })
     }
 }
@@ -83,6 +88,7 @@ pub fn run(invocation: Invocation) -> Exit {
         Invocation::Check { config } => check(&config),
         Invocation::HashPassword { user } => hash_password(&user),
         Invocation::Help(text) => print(&text),
+        Invocation::Probe { config } => probe(&config),
         Invocation::Run(options) => match (options.stage, options.background) {
             (Some(Stage::Session), _) => session(&options),
             (Some(Stage::Daemon), _) => background(&options),
@@ -119,18 +125,36 @@ fn hash_password(user: &str) -> Exit {
 }
 
 fn check(path: &Path) -> Exit {
-    let Loaded { plan, findings } = load(path);
+    match print_findings(path) {
+        Some(_) => Exit::Success,
+        None => Exit::BadConfiguration,
+    }
+}
+
+fn probe(path: &Path) -> Exit {
+    let Some(plan) = print_findings(path) else {
+        return Exit::BadConfiguration;
+    };
+    let print = |line: &str| {
+        print(line);
+    };
+    match probe::run(&plan.shard, print) {
+        Ok(true) => Exit::Success,
+        Ok(false) => Exit::Unavailable,
+        Err(error) => complain(&StartError::from(error).full_text()),
+    }
+}
+
+/// Prints all that is to be said of a configuration file. `None`: there is an error in it.
+fn print_findings(path: &Path) -> Option<Plan> {
+    let Loaded { plan, findings } = load(path, &[]);
     let mut text = String::new();
     for finding in &findings {
         let _ = writeln!(text, "{finding}");
     }
     let _ = writeln!(text, "{}: {}", path.display(), Count(&findings));
     print(&text);
-    if plan.is_some() {
-        Exit::Success
-    } else {
-        Exit::BadConfiguration
-    }
+    plan
 }
 
 fn launch(options: &RunOptions) -> Exit {
@@ -165,7 +189,8 @@ fn background(options: &RunOptions) -> Exit {
     match start() {
         Ok((_pidfile, server)) => {
             report.ready();
-            server.serve()
+            // A service manager, if there is one, waits for the process that it has started itself.
+            server.serve(Service::unmanaged())
         }
         Err(error) => {
             report.failed(&error.full_text());
@@ -177,8 +202,9 @@ fn background(options: &RunOptions) -> Exit {
 
 fn foreground(options: &RunOptions) -> Exit {
     match Server::start(options) {
-        Ok(server) => server.serve(),
+        Ok(server) => server.serve(Service::of_environment()),
         Err(error) => {
+            Service::of_environment().failed(&error.to_string());
             let exit = complain(&error.full_text());
             log_failure(&error);
             exit
@@ -186,8 +212,10 @@ fn foreground(options: &RunOptions) -> Exit {
     }
 }
 
-fn complain(text: &str) -> Exit {
-    let _ = io::stderr().write_all(text.as_bytes());
+/// Says on stderr, line by line, why the process does not do what it was asked for.
+pub fn complain(text: &str) -> Exit {
+    // Without a stderr there is nobody to tell.
+    logging::complain(text);
     Exit::Failure
 }
 
@@ -209,7 +237,7 @@ impl Server {
         let logging = Logging::install();
         let file = std::path::absolute(&options.config)?;
         log_panics();
-        let Loaded { plan, findings } = load(&options.config);
+        let Loaded { plan, findings } = load(&options.config, &options.trace_devices);
         let Some(plan) = plan else {
             return Err(StartError::Configuration {
                 file: options.config.display().to_string(),
@@ -224,7 +252,7 @@ impl Server {
             .build_local(LocalOptions::default())?;
         // Before the listeners, so that whoever sees them may send a signal.
         let signals = runtime.block_on(async { Signals::new() })?;
-        let reload = Reload::new(file, logging, plan.shard.clone());
+        let reload = Reload::new(file, options.trace_devices.clone(), logging, plan.shard.clone());
         let shard = Shard::bind(plan.shard)?;
         info!(
             target: "SERVER",
@@ -244,14 +272,15 @@ impl Server {
     }
 
     /// Serves until a signal says stop.
-    fn serve(self) -> Exit {
+    fn serve(self, mut service: Service) -> Exit {
         let Server {
             runtime,
-            shard,
+            mut shard,
             signals,
             reload,
         } = self;
-        let result = runtime.block_on(Box::pin(serve(shard, signals, reload)));
+        service.observe(&mut shard);
+        let result = runtime.block_on(Box::pin(serve(shard, signals, reload, service)));
         match &result {
             Ok(()) => info!(target: "SERVER", severity = "notice", "Shut Down"),
             Err(error) => error!(target: "MAIN", severity = "critical", "Router stopped: {error}"),
@@ -264,30 +293,48 @@ impl Server {
     }
 }
 
-async fn serve(shard: Shard, mut signals: Signals, mut reload: Reload) -> Result<(), ShardError> {
+async fn serve(
+    shard: Shard,
+    mut signals: Signals,
+    mut reload: Reload,
+    mut service: Service,
+) -> Result<(), ShardError> {
     // One reload and one stop: the shard has taken a reload before the next is read.
     let (commands, receiver) = mpsc::channel(2);
     let mut commands = Some(commands);
     let mut running = pin!(shard.run(receiver));
+    service.ready().await;
     loop {
         let request = tokio::select! {
             result = &mut running => return result,
             request = signals.next() => request,
-            settings = reload.finished() => {
-                if let (Some(settings), Some(commands)) = (settings, &commands) {
-                    let _ = commands.try_send(Command::Reload(Box::new(settings)));
+            read = reload.finished() => {
+                if let Some(commands) = &commands {
+                    let taken_over = take_over(read, commands);
+                    tokio::select! {
+                        result = &mut running => return result,
+                        outcome = taken_over => if !reload.is_under_way() {
+                            service.reloaded(outcome).await;
+                        },
+                    }
                 }
+                continue;
+            }
+            () = service.beat() => {
+                service.pass_on().await;
                 continue;
             }
         };
         match (request, commands.take()) {
             (Request::Reload, Some(still)) => {
                 commands = Some(still);
+                service.reloading().await;
                 reload.start();
             }
             (Request::Reload, None) => info!(target: "MAIN", "SIGHUP: too late, the router is shutting down"),
             (Request::Stop(name), Some(commands)) => {
                 info!(target: "MAIN", "{name}: closing all connections");
+                service.stopping().await;
                 // Fails when the shard is on its way out already.
                 let _ = commands.try_send(Command::Shutdown);
             }
@@ -297,6 +344,19 @@ async fn serve(shard: Shard, mut signals: Signals, mut reload: Reload) -> Result
             }
         }
     }
+}
+
+/// Has the shard go on with what was read, and waits until it does.
+async fn take_over(
+    read: Result<ShardSettings, String>,
+    commands: &mpsc::Sender<Command>,
+) -> Result<(), String> {
+    let (done, answer) = oneshot::channel();
+    // What fails here fails because the shard is on its way out.
+    let gone = || "the router is shutting down".to_owned();
+    let reload = Command::Reload(Box::new(read?), done);
+    commands.try_send(reload).map_err(|_| gone())?;
+    answer.await.unwrap_or_else(|_| Err(gone()))
 }
 
 /// qdrouterd's start-up lines, as far as there is something behind them.

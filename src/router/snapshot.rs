@@ -78,7 +78,27 @@ pub struct ConnectorReport {
     pub hosts: Vec<String>,
 }
 
+/// A router at a glance, as it is told to people: what takes no walk over all connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overview {
+    /// Accepted connections: those of devices, and of brokers that connect to us.
+    pub devices: usize,
+    /// Links of devices that lead to a hub, or wait for one.
+    pub links: usize,
+    /// As [`Router::connectors`] has them.
+    pub connectors: Vec<ConnectorReport>,
+}
+
 impl Router {
+    /// The router at a glance.
+    pub fn overview(&self) -> Overview {
+        Overview {
+            devices: self.devices,
+            links: self.link_pairs.len(),
+            connectors: self.connectors().collect(),
+        }
+    }
+
     /// What each connector is doing, and each further connection of its pool, oldest first; brokers that connected to us are not among them.
     pub fn connectors(&self) -> impl Iterator<Item = ConnectorReport> {
         let ours = self

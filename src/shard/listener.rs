@@ -51,14 +51,41 @@ impl ListenSettings {
 }
 
 /// Opens the sockets of one listener: at least one, more if its name has several addresses. They share one port.
+///
+/// If the machine has none of the addresses, they are opened all the same, with a warning: a lease or a cable may come
+/// after the daemon, and must find it listening.
 pub(super) fn bind(settings: &ListenSettings) -> io::Result<Vec<StdListener>> {
     let addresses = addresses(settings)?;
+    match bind_addresses(&addresses, settings, Expected::Now) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && !addresses.is_empty() => {
+            // The reason stays the first one: it is the one that says something.
+            let bound = bind_addresses(&addresses, settings, Expected::Later).map_err(|_| error)?;
+            let host = &settings.host;
+            warn!(target: "SERVER", "No interface has the address {host} (yet): listening for the time when one has");
+            Ok(bound)
+        }
+        outcome => outcome,
+    }
+}
+
+/// When this machine must have an address that is listened on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Expected {
+    Now,
+    Later,
+}
+
+fn bind_addresses(
+    addresses: &[SocketAddr],
+    settings: &ListenSettings,
+    expected: Expected,
+) -> io::Result<Vec<StdListener>> {
     let mut port = settings.port;
     let mut bound = Vec::new();
     let mut skipped = None;
-    for mut address in addresses {
+    for mut address in addresses.iter().copied() {
         address.set_port(port);
-        match bind_address(address, settings.family) {
+        match bind_address(address, settings.family, expected) {
             Ok(listener) => {
                 port = listener.local_addr()?.port();
                 bound.push(listener);
@@ -98,7 +125,12 @@ fn addresses(settings: &ListenSettings) -> io::Result<Vec<SocketAddr>> {
 }
 
 fn has_ipv6() -> bool {
-    bind_address((Ipv6Addr::LOCALHOST, 0).into(), AddressFamily::IPv6).is_ok()
+    bind_address(
+        (Ipv6Addr::LOCALHOST, 0).into(),
+        AddressFamily::IPv6,
+        Expected::Now,
+    )
+    .is_ok()
 }
 
 fn concerns_the_port(error: &io::Error) -> bool {
@@ -108,7 +140,7 @@ fn concerns_the_port(error: &io::Error) -> bool {
     )
 }
 
-fn bind_address(address: SocketAddr, family: AddressFamily) -> io::Result<StdListener> {
+fn bind_address(address: SocketAddr, family: AddressFamily, expected: Expected) -> io::Result<StdListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         let dual_stack = address.ip().is_unspecified() && family == AddressFamily::Any;
@@ -117,6 +149,13 @@ fn bind_address(address: SocketAddr, family: AddressFamily) -> io::Result<StdLis
     // A restart must not wait for the last connections of the former process to time out.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
+    #[cfg(target_os = "linux")]
+    if expected == Expected::Later {
+        match address {
+            SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+            SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+        }
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
@@ -252,6 +291,20 @@ mod tests {
             .map(|listener| listener.local_addr().unwrap().port())
             .collect();
         assert!(ports.iter().all(|port| *port == ports[0]), "{ports:?}");
+    }
+
+    /// RFC 5737: no machine has this address, so it is as one that has not come yet.
+    #[test]
+    fn an_address_that_is_not_there_yet_is_listened_on() {
+        let mut later = settings("192.0.2.1", AddressFamily::Any);
+        let bound = bind(&later).unwrap();
+        let [bound] = bound.as_slice() else {
+            panic!("{bound:?}")
+        };
+        let address = bound.local_addr().unwrap();
+        assert_eq!(address.ip(), Ipv4Addr::new(192, 0, 2, 1));
+        later.port = address.port();
+        assert_eq!(bind(&later).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]

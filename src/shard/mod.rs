@@ -10,7 +10,7 @@
 //! No decision about the protocol is taken here: bytes go in and out, and what becomes of a connection is the
 //! router's answer. The rooms: `turn` (what the tasks share, the timer, wake-ups), `driver` (one connection),
 //! `listener` and `admission` (accepting), `login` and `passwords` (who may log in), `dial` (reaching an upstream
-//! peer), `tls`.
+//! peer), `tls`, `pulse` (how others see that it turns).
 
 mod admission;
 pub mod dial;
@@ -18,6 +18,7 @@ mod driver;
 mod listener;
 mod login;
 pub mod passwords;
+mod pulse;
 mod socket;
 pub mod tls;
 mod turn;
@@ -31,19 +32,25 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
-use crate::router::Router;
+use crate::endpoint::limits;
 use crate::router::settings::{ListenerId, RouterSettings};
+use crate::router::{Overview, Router};
 use dial::DialSettings;
 pub use listener::ListenSettings;
 use passwords::Passwords;
+use pulse::Pulse;
 use turn::Turn;
 
-/// How long connections may take to close once the shard is told to stop.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+/// How long a stop may take: for deliveries under way, and then for peers that do not answer a close.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
+const _: () = assert!(
+    SHUTDOWN_LIMIT.as_secs() >= limits::DRAIN_LIMIT.as_secs() + limits::CLOSE_TIMEOUT.as_secs(),
+    "the router is given the time that it needs"
+);
 
 /// Which addresses of a name are meant (qdrouterd: `socketAddressFamily`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,11 +98,11 @@ pub struct ShardSettings {
 }
 
 /// What a running shard can be told.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Command {
     /// Go on with these settings ([`Router::reconfigure`]). Their listeners are those that are open, in the same order;
-    /// settings for which that is not so are refused with a line in the log.
-    Reload(Box<ShardSettings>),
+    /// settings for which that is not so are refused with a line in the log. The answer, when it is done, is why not.
+    Reload(Box<ShardSettings>, oneshot::Sender<Result<(), String>>),
     /// Close everything properly and return. So does the end of all senders.
     Shutdown,
 }
@@ -145,6 +152,7 @@ pub enum ShardError {
 pub struct Shard {
     settings: ShardSettings,
     bound: Vec<Bound>,
+    pulse: Option<Pulse>,
 }
 
 /// One open socket of a listener.
@@ -181,7 +189,20 @@ impl Shard {
                 });
             }
         }
-        Ok(Shard { settings, bound })
+        Ok(Shard {
+            settings,
+            bound,
+            pulse: None,
+        })
+    }
+
+    /// How the shard is, as long as it runs: a new value at least every `rhythm`, and soon after something happened, but
+    /// not for everything that happens. Every value has passed through the loop that serves connections, so there is none
+    /// while that is stuck. One observer only: the last to ask.
+    pub fn observe(&mut self, rhythm: Option<Duration>) -> watch::Receiver<Overview> {
+        let (pulse, beats) = Pulse::new(rhythm);
+        self.pulse = Some(pulse);
+        beats
     }
 
     /// The open addresses, with the real port of a listener that asked for port 0. A listener whose name has several
@@ -193,13 +214,18 @@ impl Shard {
             .collect()
     }
 
-    /// Serves until told to stop; then closes every connection, which takes 5 seconds at most.
+    /// Serves until told to stop; then lets deliveries that are under way be settled, 5 seconds at most, and closes every
+    /// connection, which takes 5 seconds more if a peer does not answer.
     ///
     /// # Errors
     ///
     /// [`ShardError::Listen`] if the runtime cannot take over a socket.
     pub async fn run(self, mut commands: mpsc::Receiver<Command>) -> Result<(), ShardError> {
-        let Shard { settings, bound } = self;
+        let Shard {
+            settings,
+            bound,
+            pulse,
+        } = self;
         let mut listeners = Vec::new();
         for Bound {
             listener,
@@ -221,10 +247,11 @@ impl Shard {
             settings.passwords,
             settings.listeners,
         ));
-        let mut tasks = Tasks::spawn(&turn, listeners);
+        let mut tasks = Tasks::spawn(&turn, listeners, pulse);
 
-        while let Some(Command::Reload(settings)) = commands.recv().await {
-            reload(&turn, open, *settings);
+        while let Some(Command::Reload(settings, done)) = commands.recv().await {
+            // Whoever does not wait for the answer does not want it.
+            let _ = done.send(reload(&turn, open, *settings));
         }
         tasks.stop_accepting().await;
         turn.stop_dialing();
@@ -244,7 +271,7 @@ impl Shard {
     }
 }
 
-fn reload(turn: &Rc<Turn>, open: usize, settings: ShardSettings) {
+fn reload(turn: &Rc<Turn>, open: usize, settings: ShardSettings) -> Result<(), String> {
     let refusal = match settings.check() {
         Ok(()) if settings.listeners.len() == open => None,
         Ok(()) => Some("listeners cannot come or go while they are open".to_owned()),
@@ -252,7 +279,7 @@ fn reload(turn: &Rc<Turn>, open: usize, settings: ShardSettings) {
     };
     if let Some(fault) = refusal {
         error!(target: "SERVER", "Configuration not taken over: {fault}");
-        return;
+        return Err(fault);
     }
     let reloaded = turn.reconfigure(settings);
     info!(
@@ -265,16 +292,18 @@ fn reload(turn: &Rc<Turn>, open: usize, settings: ShardSettings) {
         reloaded.added,
         reloaded.removed
     );
+    Ok(())
 }
 
 /// The tasks that live as long as the shard; they end with this value.
 struct Tasks {
     accepting: Vec<tokio::task::JoinHandle<()>>,
     timer: AbortHandle,
+    pulse: Option<AbortHandle>,
 }
 
 impl Tasks {
-    fn spawn(turn: &Rc<Turn>, listeners: Vec<(ListenerId, TcpListener)>) -> Self {
+    fn spawn(turn: &Rc<Turn>, listeners: Vec<(ListenerId, TcpListener)>, pulse: Option<Pulse>) -> Self {
         let accepting = listeners
             .into_iter()
             .map(|(id, socket)| tokio::task::spawn_local(listener::accept(socket, id, Rc::clone(turn))))
@@ -282,7 +311,12 @@ impl Tasks {
         let timer = tokio::task::spawn_local(Rc::clone(turn).keep_time()).abort_handle();
         // What the router wants of its own accord: persistent connectors are dialed at once.
         turn.enter(|_, _| ());
-        Tasks { accepting, timer }
+        let pulse = pulse.map(|pulse| tokio::task::spawn_local(pulse.beat(Rc::clone(turn))).abort_handle());
+        Tasks {
+            accepting,
+            timer,
+            pulse,
+        }
     }
 
     /// Closes the listening sockets.
@@ -301,5 +335,8 @@ impl Drop for Tasks {
             task.abort();
         }
         self.timer.abort();
+        if let Some(pulse) = &self.pulse {
+            pulse.abort();
+        }
     }
 }

@@ -22,7 +22,7 @@ use super::login::{self, Intake, Logins};
 use super::passwords::Passwords;
 use super::tls::ServerTls;
 use crate::router::settings::{ConnectorId, ListenerId};
-use crate::router::{Action, ConnectionKey, Login, Reloaded, Router};
+use crate::router::{Action, ConnectionKey, Login, Overview, Reloaded, Router};
 
 /// Size of the buffer that every connection reads into.
 const READ_BUFFER: usize = 64 * 1024;
@@ -63,6 +63,9 @@ pub(super) struct Turn {
     /// Connection tasks that exist.
     drivers: Cell<usize>,
     driver_ended: Notify,
+    /// Whether there was a turn since somebody last looked.
+    is_touched: Cell<bool>,
+    touched: Notify,
     /// Every connection task must end.
     stopped: Cell<bool>,
 }
@@ -90,6 +93,8 @@ impl Turn {
             told: Cell::new(None),
             drivers: Cell::new(0),
             driver_ended: Notify::new(),
+            is_touched: Cell::new(false),
+            touched: Notify::new(),
             stopped: Cell::new(false),
         }
     }
@@ -111,7 +116,25 @@ impl Turn {
         self.tell_time(core, now);
         let result = work(core, now);
         self.settle(core, own);
+        if !self.is_touched.replace(true) {
+            self.touched.notify_one();
+        }
         result
+    }
+
+    /// One turn that only looks, and that [`Turn::touched`] does not count.
+    pub(super) fn look(self: &Rc<Self>) -> Overview {
+        self.is_touched.set(true);
+        let overview = self.enter(|core, _| core.router.overview());
+        self.is_touched.set(false);
+        overview
+    }
+
+    /// Waits for the first turn since the last [look](Turn::look).
+    pub(super) async fn touched(&self) {
+        while !self.is_touched.get() {
+            self.touched.notified().await;
+        }
     }
 
     /// Tells the router what time of the day it is, once a second: the system's clock may be set at any time.

@@ -389,6 +389,43 @@ fn a_step_of_the_clock_changes_nothing_for_tokens_that_are_accepted() {
     }
 }
 
+/// A board without a battery: its clock shows 1970 until the network is there, and then jumps by decades.
+#[test]
+fn a_clock_that_is_set_late_changes_nothing_for_tokens() {
+    let said = Said::of(|| {
+        let mut world = cbs_world(cbs_settings());
+        world.router.tell_time(seconds(100), world.now);
+        let device = CbsDevice::new(&mut world, "d");
+        let mut hub = CbsHub::new(&world);
+        device.ask(&mut world, &put_until("a", NOW + 3600));
+        assert_eq!(hub.accept_all(&mut world), 1);
+        attach(&mut world, device.peer, 10, "a");
+        world.advance(seconds(10));
+        world.router.tell_time(seconds(NOW), world.now);
+        world.advance(seconds(10));
+        attach(&mut world, device.peer, 11, "a");
+        // The token is put again, for it has not ended.
+        let id = world.hub_id();
+        world.lose(id);
+        world.run();
+        attach(&mut world, device.peer, 12, "a");
+        let mut hub = next_hub(&mut world);
+        assert_eq!(hub.accept_all(&mut world), 1);
+        // One that comes now is measured by the right clock.
+        device.ask(&mut world, &put_until("a", NOW + 1000));
+        assert_eq!(hub.accept_all(&mut world), 1);
+        world.advance(seconds(1000 + 500));
+        attach(&mut world, device.peer, 13, "a");
+        for handle in [12, 13] {
+            assert_eq!(result(&mut world, device.peer, handle), None, "{handle}");
+        }
+        world.advance(seconds(100));
+        attach(&mut world, device.peer, 14, "a");
+        assert!(result(&mut world, device.peer, 14).is_some());
+    });
+    assert!(!said.contains("by this machine's clock"));
+}
+
 #[test]
 fn a_token_that_the_hub_accepts_is_good_whatever_our_clock_says() {
     let said = Said::of(|| {

@@ -69,11 +69,29 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts the binary that these tests were built with.
     pub(crate) async fn start(config: &str, ca: &str) -> Result<Self, Failure> {
-        Self::start_program(&tested_program()?, config, ca).await
+        Self::start_in(&[], config, ca).await
+    }
+
+    /// The same, with these in its environment.
+    pub(crate) async fn start_in(
+        environment: &[(&str, &str)],
+        config: &str,
+        ca: &str,
+    ) -> Result<Self, Failure> {
+        Self::start_with(&tested_program()?, environment, config, ca).await
     }
 
     /// Starts this binary with a configuration file of this text, and beside it the authority's certificate.
     pub(crate) async fn start_program(program: &Path, config: &str, ca: &str) -> Result<Self, Failure> {
+        Self::start_with(program, &[], config, ca).await
+    }
+
+    async fn start_with(
+        program: &Path,
+        environment: &[(&str, &str)],
+        config: &str,
+        ca: &str,
+    ) -> Result<Self, Failure> {
         let directory = TempDir::with_prefix("linkrouterd-")?;
         let file = directory.path().join(CONFIG_FILE);
         std::fs::write(directory.path().join(CA_FILE), ca)?;
@@ -83,6 +101,7 @@ impl Daemon {
             .arg(&file)
             .current_dir(directory.path())
             .env_remove("PN_TRACE_FRM")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -188,8 +207,13 @@ impl Daemon {
     }
 
     /// Stops it with SIGTERM, which it must obey with exit code 0; gives all that it wrote.
-    pub(crate) async fn stop(mut self) -> Result<Vec<String>, Failure> {
+    pub(crate) async fn stop(self) -> Result<Vec<String>, Failure> {
         self.signal("TERM").await?;
+        self.ended().await
+    }
+
+    /// Waits for its end, which must be with exit code 0; gives all that it wrote.
+    pub(crate) async fn ended(mut self) -> Result<Vec<String>, Failure> {
         let status = bounded("the daemon's end", self.child.wait()).await??;
         for reader in self.readers.drain(..) {
             bounded("the end of the daemon's output", reader).await??;
@@ -220,6 +244,25 @@ async fn collect(output: impl AsyncRead + Unpin, log: Arc<Journal<String>>) {
     }
 }
 
+/// Checks a configuration file of this text, dials its connectors (`--check FILE --probe`), and gives the exit code and
+/// all that was printed. `files` are put beside it.
+pub(crate) async fn probe(config: &str, files: &[(&str, &str)]) -> Result<(Option<i32>, String), Failure> {
+    let directory = TempDir::with_prefix("linkrouterd-")?;
+    std::fs::write(directory.path().join(CONFIG_FILE), config)?;
+    for (name, text) in files {
+        std::fs::write(directory.path().join(name), text)?;
+    }
+    let probing = Command::new(tested_program()?)
+        .args(["--check", CONFIG_FILE, "--probe"])
+        .current_dir(directory.path())
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = bounded("the end of the probe", probing).await??;
+    let printed = [output.stdout, output.stderr].concat();
+    Ok((output.status.code(), String::from_utf8(printed)?))
+}
+
 /// A line of a password file, as `--hash-password` prints it.
 pub(crate) fn hash_password(user: &str, password: &str) -> Result<String, Failure> {
     let mut child = std::process::Command::new(tested_program()?)
@@ -239,7 +282,7 @@ pub(crate) fn hash_password(user: &str, password: &str) -> Result<String, Failur
 }
 
 /// The binary that these tests were built with, or the one that is to be tested instead.
-fn tested_program() -> Result<PathBuf, Failure> {
+pub(crate) fn tested_program() -> Result<PathBuf, Failure> {
     let built = option_env!("CARGO_BIN_EXE_linkrouterd").map(PathBuf::from);
     let program = other_program().or(built);
     program.ok_or_else(|| Failure::new("no binary to test"))

@@ -2,17 +2,32 @@
 
 use std::path::PathBuf;
 
+use super::Surroundings;
 use crate::config::{self, Config};
 use crate::daemon::logging::{Level, LevelSet, LogSettings, Module, ModuleSettings, Output};
 
 /// The settings of the log.
-pub(super) fn log_settings(config: &Config, environment: &dyn Fn(&str) -> Option<String>) -> LogSettings {
+pub(super) fn log_settings(config: &Config, surroundings: &Surroundings<'_>) -> LogSettings {
     LogSettings {
         modules: config.logs.iter().filter_map(module_settings).collect(),
         timestamps_in_utc: config.router.timestamps_in_utc,
         timestamp_format: config.router.timestamp_format.clone(),
-        trace_frames: environment("PN_TRACE_FRM").is_some_and(|value| is_on(&value)),
+        trace_frames: (surroundings.environment)("PN_TRACE_FRM").is_some_and(|value| is_on(&value)),
+        trace_devices: traced_devices(config, surroundings).next().is_some(),
     }
+}
+
+/// The devices whose frames are asked for, by the command line and by the file.
+pub(super) fn traced_devices<'c>(
+    config: &'c Config,
+    surroundings: &'c Surroundings<'_>,
+) -> impl Iterator<Item = &'c str> {
+    let in_file = config.logs.iter().flat_map(|log| &log.trace_device);
+    surroundings
+        .trace_devices
+        .iter()
+        .chain(in_file)
+        .map(String::as_str)
 }
 
 /// How Proton reads its switches.
@@ -62,6 +77,7 @@ fn level(level: config::LogLevel) -> Level {
 mod tests {
     use super::*;
     use crate::daemon::build::site::Site;
+    use crate::endpoint::trace::TraceFilter;
 
     #[test]
     fn log_sections() {
@@ -90,6 +106,19 @@ mod tests {
             },
         ];
         assert_eq!(log.modules, expected);
+    }
+
+    #[test]
+    fn devices_whose_frames_are_traced() {
+        let text = "log {\n    module: PROTOCOL\n    traceDevice: 10.0.0.7, Netduino-*\n}\n";
+        let plan = Site::new().plan(text, &[]);
+        assert!(plan.log.trace_devices);
+        assert_eq!(
+            *plan.shard.router.trace,
+            TraceFilter::new(["10.0.0.7", "Netduino-*"])
+        );
+        let plan = Site::new().plan("# nothing\n", &[]);
+        assert!(!plan.log.trace_devices && plan.shard.router.trace.is_empty());
     }
 
     #[test]

@@ -30,12 +30,22 @@ mod subscriber;
 mod timestamp;
 
 pub use level::{Level, LevelSet};
+pub(super) use line::one_line;
 pub use module::Module;
 pub use settings::{LogError, LogSettings, ModuleSettings, Output};
 pub use timestamp::check_format;
 
 use settings::Table;
+use sink::Sink;
 use subscriber::LineSubscriber;
+
+/// Writes a text to stderr that is no event, because there is no log yet or it may be set to silence.
+pub(super) fn complain(text: &str) {
+    let stderr = Sink::stderr();
+    for line in text.split_inclusive('\n') {
+        stderr.write(Level::Error, line);
+    }
+}
 
 /// The handle to a log that is in use.
 #[derive(Clone, Debug)]

@@ -20,6 +20,8 @@ pub struct LogSettings {
     pub timestamp_format: Option<String>,
     /// Print the frame trace to stderr even where no `log` section asks for it (`PN_TRACE_FRM`).
     pub trace_frames: bool,
+    /// The frames of some devices are asked for: module `PROTOCOL` has its trace, whatever its section says.
+    pub trace_devices: bool,
 }
 
 /// One `log` section. What it leaves out is taken from module `DEFAULT`.
@@ -129,6 +131,11 @@ impl Table {
                 *rule = default.changed_by(section, &mut outputs)?;
             }
         }
+        if settings.trace_devices
+            && let Some(rule) = rules.get_mut(Module::PROTOCOL.index())
+        {
+            rule.levels = rule.levels.union(LevelSet::only(Level::Trace));
+        }
         Ok(Table {
             default,
             rules,
@@ -228,11 +235,11 @@ mod tests {
         let table = Table::new(&settings).expect("no file to open");
         let server = table.rule(Module::of_target("SERVER"));
         assert_eq!(server.levels, LevelSet::only(Level::Debug));
-        assert!(!server.timestamp && matches!(*server.sink, Sink::Stdout));
+        assert!(!server.timestamp && matches!(*server.sink, Sink::Stdout(_)));
         for name in ["DEFAULT", "AGENT", "ROUTER"] {
             let rule = table.rule(Module::of_target(name));
             assert_eq!(rule.levels, LevelSet::from(Level::Error), "{name}");
-            assert!(matches!(*rule.sink, Sink::Stdout), "{name}");
+            assert!(matches!(*rule.sink, Sink::Stdout(_)), "{name}");
         }
     }
 
@@ -281,5 +288,23 @@ mod tests {
         assert!(table.wanted(Module::PROTOCOL).contains(Level::Trace));
         assert!(!table.wanted(Module::PROTOCOL).contains(Level::Debug));
         assert!(!table.wanted(Module::DEFAULT).contains(Level::Trace));
+    }
+
+    #[test]
+    fn traced_devices_add_their_frames_to_what_protocol_logs() {
+        let settings = LogSettings {
+            modules: vec![ModuleSettings {
+                levels: Some(LevelSet::from(Level::Error)),
+                ..section("PROTOCOL")
+            }],
+            trace_devices: true,
+            ..LogSettings::default()
+        };
+        let rule = Table::new(&settings)
+            .expect("nothing to open")
+            .rule(Module::PROTOCOL)
+            .clone();
+        assert!(rule.levels.contains(Level::Trace) && rule.levels.contains(Level::Error));
+        assert!(!rule.levels.contains(Level::Debug));
     }
 }

@@ -1,5 +1,6 @@
 //! Outputs of the log: standard streams, files, the local syslog daemon, the systemd journal.
 
+use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -21,11 +22,18 @@ const FACILITY_DAEMON: u8 = 3 << 3;
 #[derive(Debug)]
 pub(super) enum Sink {
     File(File),
-    /// Standard error, read by the journal.
-    Journal,
-    Stderr,
-    Stdout,
+    Stderr(Reader),
+    Stdout(Reader),
     Syslog(Syslog),
+}
+
+/// Who reads a standard stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// A person, a pipe, a file.
+    Any,
+    /// The systemd journal, which adds the time and understands levels.
+    Journal,
 }
 
 impl Sink {
@@ -42,7 +50,7 @@ impl Sink {
                     reason,
                 }),
             Output::Stderr => Ok(Sink::stderr()),
-            Output::Stdout => Ok(Sink::Stdout),
+            Output::Stdout => Ok(Sink::Stdout(Reader::of(io::stdout()))),
             Output::Syslog => Syslog::new(Path::new(SYSLOG_PATH))
                 .map(Sink::Syslog)
                 .map_err(LogError::Syslog),
@@ -51,22 +59,20 @@ impl Sink {
 
     /// Standard error, whoever reads it.
     pub(super) fn stderr() -> Self {
-        let journal = std::env::var("JOURNAL_STREAM");
-        if journal.is_ok_and(|stream| stderr_identity().is_ok_and(|own| own == stream)) {
-            Sink::Journal
-        } else {
-            Sink::Stderr
-        }
+        Sink::Stderr(Reader::of(io::stderr()))
     }
 
     /// Whether this is standard error.
     pub(super) const fn is_stderr(&self) -> bool {
-        matches!(self, Sink::Journal | Sink::Stderr)
+        matches!(self, Sink::Stderr(_))
     }
 
     /// Whether lines carry no time of ours, because the output adds its own.
     pub(super) const fn adds_timestamp(&self) -> bool {
-        matches!(self, Sink::Journal | Sink::Syslog(_))
+        matches!(
+            self,
+            Sink::Stderr(Reader::Journal) | Sink::Stdout(Reader::Journal) | Sink::Syslog(_)
+        )
     }
 
     /// Writes one line, which ends in a newline. A failure loses the line: there is nobody to tell, and a full disk
@@ -81,15 +87,12 @@ impl Sink {
                 let mut file: &File = file;
                 file.write_all(line.as_bytes())
             }
-            // systemd takes a leading priority off each line (sd-daemon(3)).
-            Sink::Journal => {
-                let line = format!("<{}>{line}", severity(level));
-                io::stderr().lock().write_all(line.as_bytes())
-            }
-            Sink::Stderr => io::stderr().lock().write_all(line.as_bytes()),
-            Sink::Stdout => {
+            Sink::Stderr(reader) => io::stderr()
+                .lock()
+                .write_all(reader.marked(level, line).as_bytes()),
+            Sink::Stdout(reader) => {
                 let mut stdout = io::stdout().lock();
-                stdout.write_all(line.as_bytes())?;
+                stdout.write_all(reader.marked(level, line).as_bytes())?;
                 stdout.flush()
             }
             Sink::Syslog(syslog) => syslog.send(level, line.trim_end_matches('\n')),
@@ -97,10 +100,29 @@ impl Sink {
     }
 }
 
-/// Standard error as systemd names it in `JOURNAL_STREAM`: another process's variable may have been inherited.
-fn stderr_identity() -> io::Result<String> {
-    let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
-    let metadata = stderr.metadata()?;
+impl Reader {
+    /// systemd names the journal's stream in `JOURNAL_STREAM`; what another process was given may have been inherited.
+    fn of(stream: impl AsFd) -> Self {
+        let journal = std::env::var("JOURNAL_STREAM");
+        match (journal, identity(stream)) {
+            (Ok(journal), Ok(own)) if journal == own => Reader::Journal,
+            _ => Reader::Any,
+        }
+    }
+
+    /// The line with its level in front, where the reader takes that off again (sd-daemon(3)).
+    fn marked(self, level: Level, line: &str) -> Cow<'_, str> {
+        match self {
+            Reader::Any => line.into(),
+            Reader::Journal => format!("<{}>{line}", severity(level)).into(),
+        }
+    }
+}
+
+/// `DEVICE:INODE`.
+fn identity(stream: impl AsFd) -> io::Result<String> {
+    let stream = File::from(stream.as_fd().try_clone_to_owned()?);
+    let metadata = stream.metadata()?;
     Ok(format!("{}:{}", metadata.dev(), metadata.ino()))
 }
 

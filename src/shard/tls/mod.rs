@@ -1,14 +1,15 @@
 //! TLS towards the upstream peer and, in `server`, towards devices. Every type of rustls lives in this module; outside of it there is only a stream.
 //!
-//! Contract: [`TlsSettings`] are plain configuration. [`handshake`] reads the files they name (at every call: a
-//! renewed certificate needs no restart), shakes hands over a TCP connection, and answers with a [`TlsStream`] or
-//! with a [`TlsError`] whose text is one line for the operator. The chain of the server's certificate is always
+//! Contract: [`TlsSettings`] are plain configuration. [`TlsClient::load`] reads the files they name (for every dial: a
+//! renewed certificate needs no restart); [`TlsClient::handshake`] shakes hands over a TCP connection, and answers with
+//! a [`TlsStream`] or with a [`TlsError`] whose text is one line for the operator. The chain of the server's certificate is always
 //! verified; `verify_hostname` decides about its name alone.
 
 mod authorities;
 mod certificate;
 mod explain;
 mod files;
+mod inspect;
 mod provider;
 mod server;
 mod user;
@@ -29,11 +30,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 pub use authorities::inspect_ca_file;
+pub use certificate::{CertificateFacts, clock_is_unset, day};
 pub use explain::{Fault, UnknownIssuer};
 pub use files::FileRole;
+pub use inspect::negotiated_cipher;
 pub use server::{ClientCertificates, ServerTls, ServerTlsSettings};
 
-pub(super) use explain::explain_loss;
+pub use explain::explain_loss;
 pub(super) use server::{Accepted, HANDSHAKE_RECORD};
 
 use authorities::Authorities;
@@ -217,34 +220,52 @@ pub enum TlsError {
     Handshake(Fault),
 }
 
-/// Everything of one handshake that is made from files.
-struct Prepared {
+/// Our side of one handshake: what the settings say, and what is in the files that they name.
+pub struct TlsClient {
+    settings: Arc<TlsSettings>,
     connector: TlsConnector,
     server_name: ServerName<'static>,
     verifier: Arc<ServerVerifier>,
-    authorities: Vec<certificate::CertificateFacts>,
+    authorities: Vec<CertificateFacts>,
+    own_chain: Vec<CertificateDer<'static>>,
 }
 
-/// Encrypts a TCP connection.
-///
-/// # Errors
-///
-/// Any [`TlsError`] but those of [`parse_protocols`].
-pub async fn handshake(settings: &Arc<TlsSettings>, tcp: TcpStream) -> Result<TlsStream, TlsError> {
-    let prepared = prepare_aside(settings).await?;
-    // The future of a handshake holds the TLS state by value: too big for the stack of whoever awaits it.
-    let handshake = Box::pin(prepared.connector.connect(prepared.server_name, tcp));
-    handshake.await.map_err(|error| {
-        TlsError::Handshake(Fault::classify(
-            error,
-            &Context {
-                settings,
-                authorities: &prepared.authorities,
-                presented: prepared.verifier.refused(),
-                now: SystemTime::now(),
-            },
-        ))
-    })
+impl TlsClient {
+    /// Reads the files, away from the shard's thread: a CA directory on a memory card takes its time, and frames do not
+    /// wait for it.
+    ///
+    /// # Errors
+    ///
+    /// Any [`TlsError`] but [`TlsError::Handshake`] and those of [`parse_protocols`].
+    pub async fn load(settings: &Arc<TlsSettings>) -> Result<Self, TlsError> {
+        let settings = Arc::clone(settings);
+        match tokio::task::spawn_blocking(move || prepare(settings)).await {
+            Ok(prepared) => prepared,
+            // Only when the runtime is being shut down, or the thread cannot be made.
+            Err(error) => Err(TlsError::Setup(rustls::Error::General(error.to_string()))),
+        }
+    }
+
+    /// Encrypts a TCP connection.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::Handshake`].
+    pub async fn handshake(&self, tcp: TcpStream) -> Result<TlsStream, TlsError> {
+        // The future of a handshake holds the TLS state by value: too big for the stack of whoever awaits it.
+        let handshake = Box::pin(self.connector.connect(self.server_name.clone(), tcp));
+        handshake.await.map_err(|error| {
+            TlsError::Handshake(Fault::classify(
+                error,
+                &Context {
+                    settings: &self.settings,
+                    authorities: &self.authorities,
+                    presented: self.verifier.refused(),
+                    now: SystemTime::now(),
+                },
+            ))
+        })
+    }
 }
 
 /// The name of the version that was agreed on.
@@ -260,46 +281,38 @@ fn version_name(version: ProtocolVersion) -> String {
     }
 }
 
-/// Reads the files away from the shard's thread: a CA directory on a memory card takes its time, and frames do not
-/// wait for it.
-async fn prepare_aside(settings: &Arc<TlsSettings>) -> Result<Prepared, TlsError> {
-    let settings = Arc::clone(settings);
-    match tokio::task::spawn_blocking(move || prepare(&settings)).await {
-        Ok(prepared) => prepared,
-        // Only when the runtime is being shut down, or the thread cannot be made.
-        Err(error) => Err(TlsError::Setup(rustls::Error::General(error.to_string()))),
-    }
-}
-
-fn prepare(settings: &TlsSettings) -> Result<Prepared, TlsError> {
+fn prepare(settings: Arc<TlsSettings>) -> Result<TlsClient, TlsError> {
     let server_name = server_name(&settings.server_name)?;
     let provider = Arc::new(provider::provider());
     let authorities = Authorities::load(settings.ca_file.as_deref())?;
-    let verifier = server_verifier(settings, authorities.store, authorities.configured, &provider)?;
+    let verifier = server_verifier(&settings, authorities.store, authorities.configured, &provider)?;
 
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&rustls_versions(&settings.versions))
         .map_err(TlsError::Setup)?
         .dangerous()
         .with_custom_certificate_verifier(verifier.clone());
+    let mut own_chain = Vec::new();
     let config = match &settings.cert_file {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let chain = files::certificates(FileRole::ClientCertificate, path)?;
+            own_chain = files::certificates(FileRole::ClientCertificate, path)?;
             let key = files::private_key(settings.key_file.as_ref().unwrap_or(path))?;
             builder
-                .with_client_auth_cert(chain, key)
+                .with_client_auth_cert(own_chain.clone(), key)
                 .map_err(|source| TlsError::ClientCertificate {
                     path: path.clone(),
                     source,
                 })?
         }
     };
-    Ok(Prepared {
+    Ok(TlsClient {
+        settings,
         connector: TlsConnector::from(Arc::new(config)),
         server_name,
         verifier,
         authorities: authorities.facts,
+        own_chain,
     })
 }
 
@@ -344,7 +357,69 @@ fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+    use rustls::client::danger::ServerCertVerifier;
+    use rustls::pki_types::UnixTime;
+
     use super::*;
+
+    /// A board without a battery starts in 1970, and its clock is set while it runs.
+    #[test]
+    fn a_good_certificate_before_and_after_the_clock_is_set() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let ca_file = directory.path().join("ca.pem");
+        let mut root = CertificateParams::new(Vec::new()).expect("parameters");
+        root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = || KeyPair::generate().expect("a key");
+        let root = CertifiedIssuer::self_signed(root, key()).expect("a root");
+        std::fs::write(&ca_file, root.pem()).expect("a file");
+        let mut params = CertificateParams::new(vec!["hub.example".to_owned()]).expect("parameters");
+        params.not_before = date_time_ymd(2026, 5, 17);
+        params.not_after = date_time_ymd(2099, 1, 1);
+        let certificate = params.signed_by(&key(), &root).expect("a certificate");
+        let settings = TlsSettings {
+            profile: "hub-tls".to_owned(),
+            server_name: "hub.example".to_owned(),
+            verify_hostname: true,
+            ca_file: Some(ca_file),
+            cert_file: None,
+            key_file: None,
+            versions: Vec::new(),
+        };
+        let prepared = prepare(&settings).expect("all there is");
+        let judge = |seconds| {
+            let now = Duration::from_secs(seconds);
+            let name = &prepared.server_name;
+            prepared
+                .verifier
+                .verify_server_cert(certificate.der(), &[], name, &[], UnixTime::since_unix_epoch(now))
+                .map_err(|error| {
+                    let context = Context {
+                        settings: &settings,
+                        authorities: &prepared.authorities,
+                        presented: prepared.verifier.refused(),
+                        now: SystemTime::UNIX_EPOCH + now,
+                    };
+                    let error = io::Error::new(io::ErrorKind::InvalidData, error);
+                    Fault::classify(error, &context).to_string()
+                })
+        };
+        let early = |clock: &str, what: &str| {
+            format!(
+                "a certificate of the server is not valid yet, only from 2026-05-17; this machine's clock says \
+                 {clock}: {what}"
+            )
+        };
+        assert_eq!(judge(86_400).unwrap_err(), early("1970-01-02", "clock not set?"));
+        // The date that an image was made at, or that was kept over the last shutdown.
+        assert_eq!(
+            judge(1_767_225_600).unwrap_err(),
+            early("2026-01-01", "check the clock")
+        );
+        judge(1_795_651_200).expect("a good certificate");
+    }
 
     #[test]
     fn protocols_are_read_as_qdrouterd_spells_them() {

@@ -388,7 +388,7 @@ mod tests {
             key_file: None,
             versions: Vec::new(),
         };
-        let prepared = prepare(Arc::new(settings.clone())).expect("all there is");
+        let prepared = prepare(Arc::new(settings)).expect("all there is");
         let judge = |seconds| {
             let now = Duration::from_secs(seconds);
             let name = &prepared.server_name;

@@ -1,4 +1,4 @@
-//! The command line: qdrouterd's options, `--check`, and nothing else.
+//! The command line: qdrouterd's options, and few of our own.
 //!
 //! Compatible with GNU `getopt_long` as qdrouterd uses it: long options may be abbreviated as long as they stay
 //! unambiguous (`--conf FILE`), the last of several equal options wins, and every usage error is exit code 1.
@@ -28,6 +28,11 @@ pub enum Invocation {
         /// The file to read.
         config: PathBuf,
     },
+    /// Validate the configuration file, print every finding, dial every connector, tell what comes of it, and exit.
+    Probe {
+        /// The file to read.
+        config: PathBuf,
+    },
     /// Print a line for the password file, with the password from standard input, and exit.
     HashPassword {
         /// Whose password it is.
@@ -52,6 +57,8 @@ pub struct RunOptions {
     pub pidfile: Option<PathBuf>,
     /// The account to run as (background only).
     pub user: Option<String>,
+    /// Devices whose frames are traced.
+    pub trace_devices: Vec<String>,
     /// Which step of going to the background this process is; `None` for the process the operator started.
     pub stage: Option<Stage>,
 }
@@ -87,9 +94,15 @@ struct Arguments {
     #[arg(short, long, value_name = "PATH", alias = "c")]
     config: Option<PathBuf>,
 
-    /// Validate the configuration, print every finding, and exit: 0 if it can run, 78 if not
+    /// Validate the configuration, print every finding, and exit: 0 if it can run, 78 if not. The file may
+    /// follow without --config
     #[arg(long)]
     check: bool,
+
+    /// As --check; then dial every connector, tell step by step what comes of it, and exit: 0 if all are well,
+    /// 69 if not
+    #[arg(long)]
+    probe: bool,
 
     /// Print the line of USER for saslPasswordFile, with the password from standard input, and exit
     #[arg(long, value_name = "USER")]
@@ -109,7 +122,8 @@ struct Arguments {
     daemon: bool,
 
     /// With --daemon: file to write the process id to
-    #[arg(short = 'P', long, value_name = "PATH")]
+    // `--p` meant `--pidfile` before `--probe` existed.
+    #[arg(short = 'P', long, value_name = "PATH", alias = "p")]
     pidfile: Option<PathBuf>,
 
     /// With --daemon: account to run as
@@ -117,8 +131,14 @@ struct Arguments {
     user: Option<String>,
 
     /// Accepted for compatibility and ignored
-    #[arg(short = 'T', long)]
+    // `--t` is `--test_hooks` still.
+    #[arg(short = 'T', long, alias = "t")]
     test_hooks: bool,
+
+    /// Trace the frames of one device only, by its IP address, network, or container-id (`*` for any text); may be given
+    /// several times
+    #[arg(long, value_name = "HOST|CONTAINER")]
+    trace_device: Vec<String>,
 
     /// Print the version
     #[arg(short, long)]
@@ -150,13 +170,14 @@ where
     let parsed = command()
         .try_get_matches_from(arguments)
         .and_then(|matches| Arguments::from_arg_matches(&matches));
-    let arguments = match parsed {
+    let mut arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) if error.kind() == ErrorKind::DisplayHelp => {
             return Ok(Invocation::Help(error.render().to_string()));
         }
         Err(error) => return Err(usage_error(&error.render().to_string())),
     };
+    arguments.take_file();
     if let Some(extra) = arguments.extra.first() {
         return Err(usage_error(&format!(
             "error: Unexpected arguments: {}",
@@ -176,6 +197,13 @@ fn usage_error(text: &str) -> UsageError {
 }
 
 impl Arguments {
+    /// `--check FILE`
+    fn take_file(&mut self) {
+        if (self.check || self.probe) && self.config.is_none() && !self.extra.is_empty() {
+            self.config = Some(self.extra.remove(0).into());
+        }
+    }
+
     fn into_invocation(self, default_paths: [&str; 2]) -> Invocation {
         if self.version {
             return Invocation::Version;
@@ -186,6 +214,9 @@ impl Arguments {
         let config = self
             .config
             .unwrap_or_else(|| default_config(default_paths, |path| path.exists()));
+        if self.probe {
+            return Invocation::Probe { config };
+        }
         if self.check {
             return Invocation::Check { config };
         }
@@ -194,6 +225,7 @@ impl Arguments {
             background: self.daemon,
             pidfile: self.pidfile,
             user: self.user,
+            trace_devices: self.trace_device,
             stage: self.stage,
         })
     }
@@ -268,11 +300,18 @@ mod tests {
         assert_eq!(options.user.as_deref(), Some("nobody"));
         assert_eq!(options.stage, None);
         let options = run_options(&[
-            "--daem", "--pid=/x", "--us", "nobody", "--inc", "/lib", "--test", "--conf=x",
+            "--daem", "--p=/x", "--us", "nobody", "--inc", "/lib", "--test", "--conf=x",
         ]);
         assert!(options.background);
         assert_eq!(options.pidfile.as_deref(), Some(Path::new("/x")));
         assert_eq!(options.user.as_deref(), Some("nobody"));
+    }
+
+    #[test]
+    fn devices_to_trace() {
+        let options = run_options(&["--trace-device", "10.0.0.7", "--trace-device=Netduino-*"]);
+        assert_eq!(options.trace_devices, ["10.0.0.7", "Netduino-*"]);
+        assert!(run_options(&["--t"]).trace_devices.is_empty());
     }
 
     #[test]
@@ -284,7 +323,26 @@ mod tests {
                 config: PathBuf::from("x")
             })
         );
-        assert_eq!(parse_words(&["--che", "-c", "x"]), check);
+        for words in [
+            &["--che", "-c", "x"][..],
+            &["--check", "x"],
+            &["x", "--check"],
+            &["--check", "--c", "x"],
+        ] {
+            assert_eq!(parse_words(words), check, "{words:?}");
+        }
+        let probe = Ok(Invocation::Probe {
+            config: PathBuf::from("x"),
+        });
+        for words in [
+            &["--check", "x", "--probe"][..],
+            &["--check", "--probe", "x"],
+            &["--probe", "--check", "-c", "x"],
+            &["--probe", "x"],
+            &["--pr", "-c", "x"],
+        ] {
+            assert_eq!(parse_words(words), probe, "{words:?}");
+        }
         for words in [["-v"], ["--version"], ["--vers"]] {
             assert_eq!(parse_words(&words), Ok(Invocation::Version));
         }
@@ -316,6 +374,9 @@ mod tests {
             &["--pidfile"],
             &["extra"],
             &["-d", "extra", "more"],
+            &["--check", "-c", "x", "extra"],
+            &["--check", "x", "extra"],
+            &["--check=x"],
         ] {
             let Err(UsageError(text)) = parse_words(words) else {
                 panic!("{words:?} was accepted")

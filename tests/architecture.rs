@@ -1,8 +1,10 @@
 //! The layering, checked: imports go one way, the three inner layers know no sockets and no clocks, TLS types live in
-//! one place, and no file grows beyond what one can read.
+//! one place, no file grows beyond what one can read, and the release is made of few crates.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Which modules of the crate each room may name. A room that is not listed may not exist.
 const ROOMS: [(&str, &[&str]); 10] = [
@@ -50,6 +52,48 @@ const TLS: [&str; 4] = ["rustls", "rustls_pemfile", "tokio_rustls", "webpki_root
 const TLS_HOME: &str = "src/shard/tls";
 
 const MAX_LINES: usize = 600;
+
+/// Crates that a release is made of: this one, those that are linked, and the procedural macros that write its code. Each
+/// one is somebody to trust.
+const MAX_CRATES: usize = 60;
+/// What we release for.
+const TARGETS: [&str; 3] = [
+    "x86_64-unknown-linux-gnu",
+    "aarch64-unknown-linux-gnu",
+    "armv7-unknown-linux-gnueabihf",
+];
+
+#[test]
+fn the_release_is_made_of_few_crates() {
+    for target in TARGETS {
+        let output = Command::new(env!("CARGO"))
+            .args([
+                "tree", "--frozen", "--edges", "normal", "--prefix", "none", "--format", "{p}",
+            ])
+            .args(["--target", target])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .expect("cargo runs");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let tree = String::from_utf8(output.stdout).expect("UTF-8");
+        // A name and a version; what follows marks repetitions and macros.
+        let crates: BTreeSet<Vec<&str>> = tree
+            .lines()
+            .map(|line| line.split(' ').take(2).collect())
+            .filter(|words: &Vec<&str>| words.len() == 2)
+            .collect();
+        assert!(crates.len() > 10, "{target}: {crates:?}");
+        assert!(
+            crates.len() <= MAX_CRATES,
+            "{target}: {} crates, {MAX_CRATES} at most: {crates:#?}",
+            crates.len()
+        );
+    }
+}
 
 #[test]
 fn the_house_is_in_order() {

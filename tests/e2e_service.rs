@@ -340,7 +340,7 @@ fn watched(
     )?;
     let child = Command::new("/bin/sh")
         .args(["-c", "WATCHDOG_PID=$$ exec \"$0\" --conf \"$1\""])
-        .args([tested_program()?, &file])
+        .args([tested_program()?, file])
         .env("NOTIFY_SOCKET", &manager.name)
         .env("WATCHDOG_USEC", (milliseconds * 1000).to_string())
         .stdin(Stdio::null())

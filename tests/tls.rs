@@ -88,6 +88,31 @@ async fn a_good_chain_is_accepted_and_the_name_is_sent() {
     assert_eq!(serving.await.unwrap().unwrap().as_deref(), Some("localhost"));
 }
 
+/// This server takes the first suite of ours that it has, which is any.
+#[tokio::test]
+async fn the_cipher_suite_suits_this_processor() {
+    #[cfg(target_arch = "x86_64")]
+    let has_aes = std::arch::is_x86_feature_detected!("aes");
+    #[cfg(target_arch = "aarch64")]
+    let has_aes = std::arch::is_aarch64_feature_detected!("aes");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let has_aes = false;
+
+    let directory = TempDir::new().unwrap();
+    let authority = Authority::new("Test Root");
+    let (address, _serving) = serve(authority.issue_for_loopback().server(rustls::ALL_VERSIONS)).await;
+    let settings = trusting(Some(&authority.write(&directory)));
+    let Ok((Transport::Tls(stream), _)) = dial(address, settings).await else {
+        panic!("not encrypted")
+    };
+    let suite = stream.get_ref().1.negotiated_cipher_suite().unwrap().suite();
+    let expected = match has_aes {
+        true => rustls::CipherSuite::TLS13_AES_256_GCM_SHA384,
+        false => rustls::CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+    };
+    assert_eq!(suite, expected);
+}
+
 #[tokio::test]
 async fn an_address_is_checked_against_the_addresses_of_the_certificate() {
     let directory = TempDir::new().unwrap();
@@ -326,7 +351,7 @@ async fn no_common_cipher() {
     let authority = Authority::new("Test Root");
     let identity = authority.issue_for_loopback();
     // This server can do ChaCha20 for RSA certificates only, and has none.
-    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    let mut provider = rustls::crypto::ring::default_provider();
     provider
         .cipher_suites
         .retain(|suite| suite.suite() == rustls::CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256);

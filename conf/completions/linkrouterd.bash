@@ -23,7 +23,7 @@ _linkrouterd() {
 
     case "${cmd}" in
         linkrouterd)
-            opts="-c -h -I -d -P -U -T -v --config --check --hash-password --help --include --daemon --pidfile --user --test-hooks --version"
+            opts="-c -h -I -d -P -U -T -v --config --check --probe --hash-password --help --include --daemon --pidfile --user --test-hooks --trace-device --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -62,6 +62,10 @@ _linkrouterd() {
                     return 0
                     ;;
                 -U)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --trace-device)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

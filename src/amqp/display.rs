@@ -90,15 +90,36 @@ impl<'a> Trace<'a> {
 
 impl fmt::Display for Trace<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut out = Limited {
-            out: f,
-            left: LIMIT - TRUNCATED.len(),
-            is_full: false,
-        };
-        match write_trace(&mut out, self) {
-            Err(_) if out.is_full => f.write_str(TRUNCATED),
-            result => result,
-        }
+        bounded(f, |out| write_trace(out, self))
+    }
+}
+
+/// One encoded value by itself, in the notation and within the bounds of a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encoded<'a>(pub &'a [u8]);
+
+impl fmt::Display for Encoded<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        bounded(f, |out| {
+            let mut cursor = Cursor::new(self.0);
+            let result = write_value(out, &mut cursor, MAX_SHOWN_DEPTH);
+            end(out, result)
+        })
+    }
+}
+
+fn bounded(
+    f: &mut fmt::Formatter<'_>,
+    write: impl FnOnce(&mut Limited<'_, '_>) -> fmt::Result,
+) -> fmt::Result {
+    let mut out = Limited {
+        out: f,
+        left: LIMIT - TRUNCATED.len(),
+        is_full: false,
+    };
+    match write(&mut out) {
+        Err(_) if out.is_full => f.write_str(TRUNCATED),
+        result => result,
     }
 }
 
@@ -157,19 +178,23 @@ fn write_body(out: &mut Limited<'_, '_>, frame: &Frame<'_>) -> fmt::Result {
     if frame.body.is_empty() {
         return out.write_str("(EMPTY FRAME)");
     }
-    let mut cursor = Cursor {
-        reader: Reader::new(frame.body),
-        end: frame.body.len(),
-    };
+    let mut cursor = Cursor::new(frame.body);
     let result = write_performative(out, &mut cursor, frame.frame_type);
+    let is_whole = result.is_ok();
+    end(out, result)?;
+    match cursor.reader.rest().len() {
+        // Behind a performative lies a message: never shown.
+        length if is_whole && length > 0 => write!(out, " ({length})"),
+        _ => Ok(()),
+    }
+}
+
+/// Says where a walk came to its end before its time.
+fn end(out: &mut Limited<'_, '_>, result: Result<(), Stop>) -> fmt::Result {
     match result {
         Err(Stop::Malformed(position)) => write!(out, "(malformed at byte {position})"),
         Err(Stop::Full) => Err(fmt::Error),
-        Ok(()) => match cursor.reader.rest().len() {
-            0 => Ok(()),
-            // Behind a performative lies a message: never shown.
-            length => write!(out, " ({length})"),
-        },
+        Ok(()) => Ok(()),
     }
 }
 
@@ -195,6 +220,13 @@ struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
+    const fn new(bytes: &'a [u8]) -> Self {
+        Cursor {
+            reader: Reader::new(bytes),
+            end: bytes.len(),
+        }
+    }
+
     fn position(&self) -> usize {
         self.end.saturating_sub(self.reader.rest().len())
     }

@@ -51,6 +51,10 @@ pub struct Open<'a> {
     pub channel_max: u16,
     /// `idle-time-out` in milliseconds.
     pub idle_time_out: Option<u32>,
+    /// `offered-capabilities`, encoded.
+    pub offered_capabilities: Option<&'a [u8]>,
+    /// `desired-capabilities`, encoded.
+    pub desired_capabilities: Option<&'a [u8]>,
     /// `properties`, encoded.
     pub properties: Option<&'a [u8]>,
 }
@@ -223,9 +227,10 @@ fn open(mut fields: Fields<'_>) -> Result<Open<'_>, DecodeError> {
     let max_frame_size = fields.uint()?.unwrap_or(u32::MAX);
     let channel_max = fields.ushort()?.unwrap_or(u16::MAX);
     let idle_time_out = fields.uint()?;
-    for _ in 0..4 {
-        fields.raw(Kind::Symbols)?;
-    }
+    fields.raw(Kind::Symbols)?; // outgoing-locales
+    fields.raw(Kind::Symbols)?; // incoming-locales
+    let offered_capabilities = fields.raw(Kind::Symbols)?;
+    let desired_capabilities = fields.raw(Kind::Symbols)?;
     let properties = fields.raw(Kind::Map)?;
     fields.unknown()?;
     fields.end()?;
@@ -235,6 +240,8 @@ fn open(mut fields: Fields<'_>) -> Result<Open<'_>, DecodeError> {
         max_frame_size,
         channel_max,
         idle_time_out,
+        offered_capabilities,
+        desired_capabilities,
         properties,
     })
 }

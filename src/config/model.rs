@@ -405,4 +405,6 @@ pub struct Log {
     pub include_source: Option<bool>,
     /// Where lines go.
     pub output: Option<LogOutput>,
+    /// Devices whose frames are traced, ours; in the section of module `PROTOCOL` only.
+    pub trace_device: Vec<String>,
 }

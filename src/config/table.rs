@@ -281,6 +281,7 @@ const LOG: &[Attribute] = &[
     run("includeTimestamp", Kind::Boolean, "").old(&["timestamp"]),
     run("includeSource", Kind::Boolean, "").old(&["source"]),
     run("outputFile", Kind::Path, "").old(&["output"]),
+    run("traceDevice", Kind::List, ""),
 ];
 
 const POLICY: &[Attribute] = &[

@@ -38,6 +38,9 @@ const PIDFILE_MODE: u32 = 0o644;
 /// Why the daemon did not get to the background.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DetachError {
+    /// Everything of a container ends with its first process, so that one has no background.
+    #[error("Cannot go to the background as process 1, with which a container ends: leave out --daemon")]
+    FirstProcess,
     /// A path of the command line cannot be made absolute.
     #[error("Cannot find the current directory: {0}")]
     CurrentDirectory(io::Error),
@@ -77,6 +80,9 @@ pub(super) enum DetachError {
 /// [`DetachError::Reported`], [`DetachError::Silent`] when the daemon started and failed; others when it could not be
 /// started.
 pub(super) fn launch(options: &RunOptions) -> Result<(), DetachError> {
+    if std::process::id() == 1 {
+        return Err(DetachError::FirstProcess);
+    }
     let mut session = stage_command(options, Stage::Session)?
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -129,6 +135,9 @@ fn stage_command(options: &RunOptions, stage: Stage) -> Result<Command, DetachEr
     command.arg(joined("--config=", absolute(&options.config)?.as_os_str()));
     if let Some(path) = &options.pidfile {
         command.arg(joined("--pidfile=", absolute(path)?.as_os_str()));
+    }
+    for device in &options.trace_devices {
+        command.arg(joined("--trace-device=", OsStr::new(device)));
     }
     if let Some(name) = &options.user {
         command.arg(joined("--user=", OsStr::new(name)));

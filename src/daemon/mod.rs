@@ -6,6 +6,7 @@ pub mod build;
 mod detach;
 mod findings;
 pub mod logging;
+mod probe;
 mod reload;
 mod run;
 mod service;

@@ -14,13 +14,14 @@ use crate::config::{Finding, Severity};
 use crate::shard::ShardSettings;
 
 /// Reads a configuration file, with the environment and the clock of this process.
-pub(super) fn load(path: &Path) -> Loaded {
+pub(super) fn load(path: &Path, trace_devices: &[String]) -> Loaded {
     let environment = |name: &str| std::env::var(name).ok();
     build::load(
         path,
         &Surroundings {
             environment: &environment,
             now: SystemTime::now(),
+            trace_devices,
         },
     )
 }
@@ -29,6 +30,8 @@ pub(super) fn load(path: &Path) -> Loaded {
 pub(super) struct Reload {
     /// Absolute: the working directory may not be that of the start.
     file: PathBuf,
+    /// What the command line says.
+    trace_devices: Vec<String>,
     logging: Logging,
     /// What the shard runs with.
     running: ShardSettings,
@@ -38,9 +41,15 @@ pub(super) struct Reload {
 }
 
 impl Reload {
-    pub(super) fn new(file: PathBuf, logging: Logging, running: ShardSettings) -> Self {
+    pub(super) fn new(
+        file: PathBuf,
+        trace_devices: Vec<String>,
+        logging: Logging,
+        running: ShardSettings,
+    ) -> Self {
         Reload {
             file,
+            trace_devices,
             logging,
             running,
             loading: None,
@@ -53,8 +62,8 @@ impl Reload {
         self.again = self.loading.is_some();
         if !self.again {
             info!(target: "MAIN", severity = "notice", "SIGHUP: reading {} again", self.file.display());
-            let file = self.file.clone();
-            self.loading = Some(tokio::task::spawn_blocking(move || load(&file)));
+            let (file, devices) = (self.file.clone(), self.trace_devices.clone());
+            self.loading = Some(tokio::task::spawn_blocking(move || load(&file, &devices)));
         }
     }
 

@@ -14,6 +14,7 @@ use super::build::{Loaded, Plan};
 use super::detach::{self, DetachError, PidFile, Report};
 use super::findings::{self, Count};
 use super::logging::{self, LogError, Logging};
+use super::probe;
 use super::reload::{Reload, load};
 use super::service::Service;
 use super::signal::{Request, Signals};
@@ -36,6 +37,8 @@ pub enum Exit {
     Failure,
     /// `--check` found errors (sysexits: `EX_CONFIG`).
     BadConfiguration,
+    /// `--probe` found a connector that does not work (sysexits: `EX_UNAVAILABLE`).
+    Unavailable,
 }
 
 impl From<Exit> for ExitCode {
@@ -44,6 +47,7 @@ impl From<Exit> for ExitCode {
             Exit::Success => 0,
             Exit::Failure => 1,
             Exit::BadConfiguration => 78,
+            Exit::Unavailable => 69,
         })
     }
 }
@@ -84,6 +88,7 @@ pub fn run(invocation: Invocation) -> Exit {
         Invocation::Check { config } => check(&config),
         Invocation::HashPassword { user } => hash_password(&user),
         Invocation::Help(text) => print(&text),
+        Invocation::Probe { config } => probe(&config),
         Invocation::Run(options) => match (options.stage, options.background) {
             (Some(Stage::Session), _) => session(&options),
             (Some(Stage::Daemon), _) => background(&options),
@@ -120,18 +125,36 @@ fn hash_password(user: &str) -> Exit {
 }
 
 fn check(path: &Path) -> Exit {
-    let Loaded { plan, findings } = load(path);
+    match print_findings(path) {
+        Some(_) => Exit::Success,
+        None => Exit::BadConfiguration,
+    }
+}
+
+fn probe(path: &Path) -> Exit {
+    let Some(plan) = print_findings(path) else {
+        return Exit::BadConfiguration;
+    };
+    let print = |line: &str| {
+        print(line);
+    };
+    match probe::run(&plan.shard, print) {
+        Ok(true) => Exit::Success,
+        Ok(false) => Exit::Unavailable,
+        Err(error) => complain(&StartError::from(error).full_text()),
+    }
+}
+
+/// Prints all that is to be said of a configuration file. `None`: there is an error in it.
+fn print_findings(path: &Path) -> Option<Plan> {
+    let Loaded { plan, findings } = load(path, &[]);
     let mut text = String::new();
     for finding in &findings {
         let _ = writeln!(text, "{finding}");
     }
     let _ = writeln!(text, "{}: {}", path.display(), Count(&findings));
     print(&text);
-    if plan.is_some() {
-        Exit::Success
-    } else {
-        Exit::BadConfiguration
-    }
+    plan
 }
 
 fn launch(options: &RunOptions) -> Exit {
@@ -214,7 +237,7 @@ impl Server {
         let logging = Logging::install();
         let file = std::path::absolute(&options.config)?;
         log_panics();
-        let Loaded { plan, findings } = load(&options.config);
+        let Loaded { plan, findings } = load(&options.config, &options.trace_devices);
         let Some(plan) = plan else {
             return Err(StartError::Configuration {
                 file: options.config.display().to_string(),
@@ -229,7 +252,7 @@ impl Server {
             .build_local(LocalOptions::default())?;
         // Before the listeners, so that whoever sees them may send a signal.
         let signals = runtime.block_on(async { Signals::new() })?;
-        let reload = Reload::new(file, logging, plan.shard.clone());
+        let reload = Reload::new(file, options.trace_devices.clone(), logging, plan.shard.clone());
         let shard = Shard::bind(plan.shard)?;
         info!(
             target: "SERVER",

@@ -9,6 +9,7 @@ use super::limits;
 use super::link::Link;
 use super::outbox::ByteQueue;
 use super::session::{AttachKind, Session, SessionState};
+use super::trace::Tracing;
 use super::window::WindowSize;
 use super::{ConnectionError, SessionError, trace};
 use crate::amqp::deframer::Deframer;
@@ -87,6 +88,7 @@ pub(super) enum Phase {
 pub struct Connection {
     /// Number in log lines: `C12`.
     pub number: u64,
+    pub(super) tracing: Tracing,
     pub(super) announce: Arc<Announce>,
     pub(super) side: Arc<Side>,
     pub(super) phase: Phase,
@@ -116,11 +118,13 @@ impl Connection {
         side: Arc<Side>,
         announce: Arc<Announce>,
         handshake: Option<Duration>,
+        tracing: Tracing,
         now: Instant,
     ) -> Self {
         let is_connector = matches!(*side, Side::Connector { .. });
         let mut connection = Connection {
             number,
+            tracing,
             deframer: Deframer::new(announce.max_frame_size),
             announce,
             side,
@@ -180,7 +184,7 @@ impl Connection {
                     return Ok(None);
                 };
                 if trace::is_enabled() {
-                    trace::received(self.number, Unit::Header(bytes));
+                    self.show_received(Unit::Header(bytes));
                 }
                 self.on_header(bytes)?;
                 Ok(Some(Event::Consumed))
@@ -201,7 +205,7 @@ impl Connection {
                     return Ok(None);
                 };
                 if trace::is_enabled() {
-                    trace::received(self.number, Unit::Frame(frame));
+                    self.show_received(Unit::Frame(frame));
                 }
                 self.on_frame(frame).map(Some)
             }
@@ -429,14 +433,14 @@ impl Connection {
     /// The peer shut down its side of the transport.
     pub fn on_eof(&mut self) {
         if trace::is_enabled() {
-            trace::received(self.number, Unit::EndOfStream);
+            self.show_received(Unit::EndOfStream);
         }
     }
 
     // ---- channels ------------------------------------------------------------------------------------------------
 
     #[inline]
-    fn local_channel(&self, remote: Channel) -> Result<Channel, ConnectionError> {
+    pub(super) fn local_channel(&self, remote: Channel) -> Result<Channel, ConnectionError> {
         self.channels
             .get(usize::from(remote.0))
             .copied()

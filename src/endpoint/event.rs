@@ -17,6 +17,11 @@ pub enum Event<'f> {
         /// The password. A secret.
         password: &'f [u8],
     },
+    /// The mechanisms that a listener offers, of which one has been chosen
+    /// ([`sasl_mechanism`](super::connection::Connection::sasl_mechanism)).
+    Offered(Vec<&'f str>),
+    /// A listener has taken what we authenticate with.
+    Admitted,
     /// The peer's open. A listener's owner answers with [`send_open`](super::connection::Connection::send_open).
     Opened(Open<'f>),
     /// The peer began a session, which has been answered; or it answered ours.

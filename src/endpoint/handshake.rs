@@ -298,9 +298,9 @@ impl Connection {
                     mechanism,
                     initial_response,
                 },
-            ) => return self.on_init(demands, mechanism, *initial_response),
+            ) => self.on_init(demands, mechanism, *initial_response),
             (Side::Listener { .. }, Phase::SaslResponse, SaslFrame::Response(response)) => {
-                return self.on_plain(Some(response));
+                self.on_plain(Some(response))
             }
             (Side::Connector { credentials }, Phase::Mechanisms, SaslFrame::Mechanisms(offered)) => {
                 let Some(choice) = credentials.choose(offered) else {
@@ -323,28 +323,25 @@ impl Connection {
                     .write(out);
                 });
                 self.phase = Phase::Outcome;
+                Ok(Event::Offered(offered.clone()))
             }
             (Side::Connector { .. }, Phase::Outcome, SaslFrame::Outcome(code)) => match code {
                 SaslCode::Ok => {
                     self.emit(|out| out.extend_from_slice(&ProtocolHeader::Amqp.bytes()));
                     self.send_open();
                     self.phase = Phase::AmqpHeader;
+                    Ok(Event::Admitted)
                 }
-                SaslCode::Auth => {
-                    return Err(ConnectionError::Sasl(format!(
-                        "Authentication failed [mech={}]: the peer refuses the credentials",
-                        self.sasl.unwrap_or("none")
-                    )));
-                }
-                SaslCode::Sys | SaslCode::SysPerm | SaslCode::SysTemp => {
-                    return Err(ConnectionError::Sasl(
-                        "Authentication failed: the peer has an error of its own".into(),
-                    ));
-                }
+                SaslCode::Auth => Err(ConnectionError::Sasl(format!(
+                    "Authentication failed [mech={}]: the peer refuses the credentials",
+                    self.sasl.unwrap_or("none")
+                ))),
+                SaslCode::Sys | SaslCode::SysPerm | SaslCode::SysTemp => Err(ConnectionError::Sasl(
+                    "Authentication failed: the peer has an error of its own".into(),
+                )),
             },
-            _ => return Err(ConnectionError::Unexpected(name(frame))),
+            _ => Err(ConnectionError::Unexpected(name(frame))),
         }
-        Ok(Event::Consumed)
     }
 }
 
@@ -353,6 +350,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::endpoint::trace::Tracing;
     use crate::endpoint::window::WindowSize;
 
     fn chosen(credentials: &SaslCredentials, offered: &[&str]) -> Option<(&'static str, Vec<u8>)> {
@@ -439,7 +437,14 @@ mod tests {
             idle_timeout: None,
             failover: Vec::new(),
         };
-        let mut connection = Connection::new(1, Arc::new(side), Arc::new(announce), None, Instant::now());
+        let mut connection = Connection::new(
+            1,
+            Arc::new(side),
+            Arc::new(announce),
+            None,
+            Tracing::All,
+            Instant::now(),
+        );
         connection.phase = Phase::SaslInit;
         let init = SaslFrame::Init {
             mechanism: &"X".repeat(10_000),

@@ -115,6 +115,9 @@ pub const CBS_TIMEOUT: Duration = Duration::from_secs(25);
 /// one for ten minutes, and decides itself.
 pub const TOKEN_GRACE: Duration = Duration::from_secs(600);
 
+/// How long a stop waits for deliveries that are under way to be settled.
+pub const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
 /// How long a peer may take to answer our Close before the transport is shut down.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -31,7 +31,7 @@ pub mod login;
 pub mod outbox;
 mod sending;
 pub mod session;
-mod trace;
+pub mod trace;
 pub mod window;
 
 use crate::amqp::DecodeError;

@@ -51,12 +51,13 @@ impl Connection {
         });
     }
 
-    /// Begins a session.
+    /// Begins a session, whose frames are shown if it is traced.
     ///
     /// # Errors
     /// The peer allows no more channels.
-    pub fn begin_session(&mut self) -> Result<Channel, ConnectionError> {
-        let session = Session::new(SessionState::BeginSent, self.announce.session_window);
+    pub fn begin_session(&mut self, is_traced: bool) -> Result<Channel, ConnectionError> {
+        let mut session = Session::new(SessionState::BeginSent, self.announce.session_window);
+        session.is_traced = is_traced;
         let numbers = session.flow();
         let channel = self.add_session(session)?;
         self.emit(|out| originate::write_begin(out, channel, None, numbers, limits::HANDLE_MAX));
@@ -377,8 +378,9 @@ impl Connection {
         let out = self.outbox.tail();
         let start = out.len();
         let result = write(out);
+        let length = out.len() - start;
         if trace::is_enabled() {
-            trace::sent(self.number, out.get(start..).unwrap_or_default());
+            self.show_sent(length);
         }
         result
     }

@@ -35,6 +35,8 @@ pub struct Session {
     pub outgoing: OutgoingWindow,
     /// The router's own indices for what is behind this session; this layer never reads them.
     pub owners: Vec<u32>,
+    /// Its frames are shown where only those of some sessions are ([`Tracing::Sessions`](super::trace::Tracing)).
+    pub is_traced: bool,
     next_delivery_id: DeliveryId,
     remote_handle_max: u32,
     /// How many links there have been.
@@ -53,6 +55,7 @@ impl Session {
             incoming: IncomingWindow::new(window),
             outgoing: OutgoingWindow::new(),
             owners: Vec::new(),
+            is_traced: false,
             next_delivery_id: DeliveryId(0),
             remote_handle_max: limits::HANDLE_MAX,
             attaches: 0,

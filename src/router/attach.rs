@@ -201,8 +201,9 @@ impl Router {
         let upstream = match session_pair.upstream {
             Some(session) => session,
             None => {
+                let is_traced = self.is_traced(device.connection);
                 let entry = self.entry_mut(hub).ok_or_else(lost)?;
-                let channel = entry.connection.begin_session().map_err(|_| {
+                let channel = entry.connection.begin_session(is_traced).map_err(|_| {
                     AmqpError::new(
                         condition::RESOURCE_LIMIT_EXCEEDED,
                         "the hub allows no more sessions",

@@ -139,10 +139,12 @@ pub(super) fn listener(router: &RouterSettings, listener: &ListenerSettings) -> 
     (Arc::new(side), Arc::new(announce))
 }
 
-/// What a connector's connection announces, and authenticates with.
-pub(super) fn connector(router: &RouterSettings, connector: &Connector) -> (Arc<Side>, Arc<Announce>) {
-    let hostname = connector.server_name().to_owned();
-    let connector = &connector.settings;
+/// What a connector's connection announces to the peer that it knows by this name, and authenticates with.
+pub fn introduction(
+    container_id: &str,
+    connector: &ConnectorSettings,
+    server_name: &str,
+) -> (Arc<Side>, Arc<Announce>) {
     let plain = match (&connector.sasl_username, &connector.sasl_password) {
         (Some(user), Some(password)) => Some((user.clone(), password.expose().clone())),
         _ => None,
@@ -152,12 +154,12 @@ pub(super) fn connector(router: &RouterSettings, connector: &Connector) -> (Arc<
             mechanisms: connector.sasl_mechanisms.clone(),
             plain,
             external: connector.has_client_certificate,
-            trace: router.container_id.clone(),
+            trace: container_id.to_owned(),
         },
     };
     let announce = Announce {
-        container_id: router.container_id.clone(),
-        hostname: Some(hostname),
+        container_id: container_id.to_owned(),
+        hostname: Some(server_name.to_owned()),
         max_frame_size: frame_size(&connector.limits),
         channel_max: connector.limits.channel_max.min(limits::UPSTREAM_CHANNEL_MAX),
         session_window: upstream_window(&connector.limits),
@@ -165,6 +167,36 @@ pub(super) fn connector(router: &RouterSettings, connector: &Connector) -> (Arc<
         failover: Vec::new(),
     };
     (Arc::new(side), Arc::new(announce))
+}
+
+/// What is wrong with a connector's connection, and what to do about it.
+pub fn explain(error: &ConnectionError, connector: &ConnectorSettings) -> String {
+    let name = &connector.name;
+    match error {
+        ConnectionError::Sasl(_) => {
+            format!("{error}; check saslUsername, saslPassword and saslMechanisms of connector {name}")
+        }
+        ConnectionError::UnknownProtocol(_) => format!(
+            "{error}; check host and port of connector {name} (AMQP over TLS is usually 5671, plain AMQP 5672)"
+        ),
+        ConnectionError::ProtocolMismatch(_)
+        | ConnectionError::Framing(_)
+        | ConnectionError::Decode(_)
+        | ConnectionError::Unexpected(_)
+        | ConnectionError::Channel(_)
+        | ConnectionError::Unauthenticated
+        | ConnectionError::Unencrypted
+        | ConnectionError::IdleTimeout
+        | ConnectionError::HandshakeTimeout
+        | ConnectionError::NotReading(_) => error.to_string(),
+    }
+}
+
+/// The reason that a peer gives in its close: `CONDITION DESCRIPTION`.
+pub fn reason_of_close(error: &[u8]) -> Option<String> {
+    let error = ErrorView::parse(error).ok()?;
+    let text = format!("{} {}", error.condition, error.description.unwrap_or_default());
+    Some(text.trim_end().to_owned())
 }
 
 /// A broker that came in at a listener, as if it had been dialed.
@@ -350,12 +382,7 @@ impl Router {
             }
             Kind::Upstream(id) => {
                 if let Some(connector) = self.connectors.get_mut(&id).filter(|it| it.uses(key)) {
-                    let mut what = format!("failed: {condition} {error}");
-                    if let ConnectionError::Sasl(_) = error {
-                        let name = &connector.settings.name;
-                        what.push_str("; check saslUsername, saslPassword and saslMechanisms of connector ");
-                        what.push_str(name);
-                    }
+                    let what = format!("failed: {condition} {}", explain(error, &connector.settings));
                     if let Some(line) = connector.complain(&what, self.now) {
                         tracing::warn!(target: "SERVER", "[C{number}] {line}");
                     }
@@ -369,11 +396,7 @@ impl Router {
     /// The peer closed the connection, and has been answered.
     pub(super) fn on_closed(&mut self, key: ConnectionKey, error: Option<&[u8]>) {
         let Some(entry) = self.entry(key) else { return };
-        let reason = error.and_then(|error| ErrorView::parse(error).ok()).map(|error| {
-            format!("{} {}", error.condition, error.description.unwrap_or_default())
-                .trim_end()
-                .to_owned()
-        });
+        let reason = error.and_then(reason_of_close);
         let farewell = match entry.kind {
             Kind::Device(_) | Kind::Broker(..) => {
                 if let Some(reason) = &reason {

@@ -263,8 +263,7 @@ impl Connector {
 
     /// The name that the host is known by: for TLS, and for `open.hostname`.
     pub(super) fn server_name(&self) -> &str {
-        let own = &self.hosts.current().host;
-        self.settings.server_name.as_ref().unwrap_or(own)
+        self.settings.name_of(self.hosts.current())
     }
 
     /// The only name of a host that the hub is to see in addresses; `None`: it sees what devices write. A broker that

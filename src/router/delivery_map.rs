@@ -168,6 +168,11 @@ impl DeliveryMap {
         self.translate(Ids::Source, source, source, true, &mut ignored);
     }
 
+    /// Whether any delivery is unsettled.
+    pub(super) fn has_unsettled(&self) -> bool {
+        self.unsettled.iter().any(|&word| word != 0)
+    }
+
     /// All unsettled deliveries as ranges of `ids`, appended to `out`.
     pub(super) fn unsettled(&self, ids: Ids, out: &mut Vec<Range>) {
         for run in &self.runs {

@@ -27,6 +27,8 @@ struct Outgoing {
     /// Its owner's name for it.
     label: u64,
     payload: Secret<Vec<u8>>,
+    /// Its frames are shown, though those of its session are not.
+    is_traced: bool,
     /// Bytes that have gone.
     offset: usize,
     /// Its id and its head, once it has begun.
@@ -34,10 +36,11 @@ struct Outgoing {
 }
 
 impl LocalSender {
-    pub(super) fn push(&mut self, label: u64, payload: Secret<Vec<u8>>) {
+    pub(super) fn push(&mut self, label: u64, payload: Secret<Vec<u8>>, is_traced: bool) {
         self.queue.push_back(Outgoing {
             label,
             payload,
+            is_traced,
             offset: 0,
             delivery: None,
         });
@@ -115,7 +118,10 @@ impl LocalSender {
                 }
             };
             let transfer = head.transfer(handle, id, message.payload.expose());
-            match connection.send_transfer(channel, handle, Some(id), &transfer, message.offset) {
+            mark(connection, channel, message.is_traced);
+            let written = connection.send_transfer(channel, handle, Some(id), &transfer, message.offset);
+            mark(connection, channel, false);
+            match written {
                 Written::UpTo(next) => message.offset = next,
                 // A frame of 512 bytes holds the head of a transfer of ours.
                 Written::All | Written::HeadTooLarge => {
@@ -134,6 +140,13 @@ impl LocalSender {
     pub(super) fn echo(&self, connection: &mut Connection, channel: Channel, handle: Handle) {
         let flow = link_flow(self.delivery_count.0, self.credit, self.is_draining);
         connection.send_flow(channel, Some((handle, link_tail(&flow))));
+    }
+}
+
+/// Whether the frames of a session are shown.
+fn mark(connection: &mut Connection, channel: Channel, is_traced: bool) {
+    if let Some(session) = connection.session_mut(channel) {
+        session.is_traced = is_traced;
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::connection::{Kind, index};
 use super::delivery_map::Ids;
+use super::drain::STOPPING;
 use super::pair::{Leg, ParkedKind, Way};
 use super::settings::HubLoss;
 use super::{ConnectionKey, Router};
@@ -274,7 +275,7 @@ impl Router {
             return;
         }
         let Some(entry) = self.entry(key) else { return };
-        let error = AmqpError::new(condition::DETACH_FORCED, "the router is shutting down");
+        let error = AmqpError::new(condition::DETACH_FORCED, STOPPING);
         let owners: Vec<u32> = entry.connection.owners().collect();
         self.close_all_desks(key, &error);
         for number in owners {

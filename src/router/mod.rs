@@ -39,6 +39,7 @@ mod connection;
 mod connector;
 mod control;
 mod delivery_map;
+mod drain;
 mod driver;
 mod eviction;
 mod failover;
@@ -61,6 +62,7 @@ mod snapshot;
 mod table;
 mod timer;
 mod tokens;
+mod trace;
 mod transfer;
 mod unanswered;
 mod upstream;
@@ -73,7 +75,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use crate::amqp::condition::{self, AmqpError};
+use crate::amqp::condition::AmqpError;
 use crate::endpoint::connection::{Announce, Connection, Side};
 use crate::endpoint::event::{Event, Fault};
 pub use crate::endpoint::login::Verdict;
@@ -81,7 +83,9 @@ use admission::{Denials, GroupAnnounce};
 use cbs::Relay;
 use clock::Clock;
 use connection::{Entry, Kind};
+pub use connection::{explain, introduction, reason_of_close};
 use connector::{Connector, State};
+use drain::Life;
 pub use driver::{Action, DialTarget, Login, TransportInfo, TransportState};
 use eviction::OwnNodes;
 use pair::{LinkPair, SessionPair};
@@ -148,7 +152,7 @@ pub struct Router {
     held_total: usize,
     /// Link pairs freed so far: tells the pump when one of those that it serves may be gone.
     freed_links: u64,
-    is_shutting_down: bool,
+    life: Life,
     /// The time of the last input.
     now: Instant,
     clock: Clock,
@@ -192,7 +196,7 @@ impl Router {
             parked_readers: Vec::new(),
             held_total: 0,
             freed_links: 0,
-            is_shutting_down: false,
+            life: Life::default(),
             now,
             clock: Clock::default(),
             ranges: Vec::new(),
@@ -233,7 +237,7 @@ impl Router {
     ) -> Option<ConnectionKey> {
         let (side, announce) = self.listeners.get(listener.0)?.clone();
         let settings = self.settings.listeners.get(listener.0)?;
-        if self.is_shutting_down {
+        if self.is_stopping() {
             return None;
         }
         if self.devices >= self.settings.max_connections {
@@ -253,8 +257,9 @@ impl Router {
         self.connection_number += 1;
         self.devices += 1;
         let number = self.connection_number;
+        let tracing = self.tracing_of(kind, &transport.peer, None);
         tracing::info!(target: "SERVER", "[C{number}] Accepted connection to {address} from {}", transport.peer);
-        let connection = Connection::new(number, side, announce, Some(handshake), now);
+        let connection = Connection::new(number, side, announce, Some(handshake), tracing, now);
         Some(self.insert(Entry::new(connection, kind, transport)))
     }
 
@@ -274,13 +279,15 @@ impl Router {
         now: Instant,
     ) -> Option<ConnectionKey> {
         let entry = self.connectors.get(&connector)?;
-        if self.is_shutting_down || entry.state != State::Dialing {
+        if self.is_stopping() || entry.state != State::Dialing {
             return None;
         }
-        let (side, announce) = connection::connector(&self.settings, entry);
+        let (side, announce) =
+            introduction(&self.settings.container_id, &entry.settings, entry.server_name());
         let handshake = entry.settings.dial_timeout;
         let host = entry.hosts.current().to_string();
-        let connection = Connection::new(entry.number, side, announce, Some(handshake), now);
+        let tracing = self.settings.trace.of_hub();
+        let connection = Connection::new(entry.number, side, announce, Some(handshake), tracing, now);
         let mut entry = Entry::new(connection, Kind::Upstream(connector), transport);
         entry.host = host.into();
         let key = self.insert(entry);
@@ -331,6 +338,7 @@ impl Router {
         }
         self.check_outbox(key);
         self.arm(key);
+        self.go_on_stopping(now);
     }
 
     /// The peer shut down its sending side: a device that does so without a close is gone.
@@ -344,6 +352,7 @@ impl Router {
     pub fn transport_lost(&mut self, key: ConnectionKey, reason: &str, now: Instant) {
         self.now = now;
         self.remove(key, reason, now);
+        self.go_on_stopping(now);
     }
 
     /// The first `count` bytes of what [`transmit`](Self::transmit) yields were written.
@@ -351,6 +360,7 @@ impl Router {
         let Some(entry) = self.entry_mut(key) else { return };
         entry.connection.transmitted(count, now);
         self.outbox_drained(key);
+        self.go_on_stopping(now);
     }
 
     /// Time has passed.
@@ -388,8 +398,10 @@ impl Router {
                         self.arm_relay();
                     }
                 }
+                Owner::Drain => self.on_drain_due(now),
             }
         }
+        self.go_on_stopping(now);
     }
 
     // ---- outputs -------------------------------------------------------------------------------------------------
@@ -432,41 +444,6 @@ impl Router {
 
     // ---- commands and getters ------------------------------------------------------------------------------------
 
-    /// Stop: close every connection properly, dial no more. Done when [`is_empty`](Router::is_empty).
-    pub fn shutdown(&mut self, now: Instant) {
-        self.is_shutting_down = true;
-        let forced = AmqpError::new(condition::CONNECTION_FORCED, "the router is shutting down");
-        let keys: Vec<ConnectionKey> = self
-            .connections
-            .iter()
-            .map(|(index, entry)| entry.key(index))
-            .collect();
-        let is_device = |router: &Router, key| {
-            router
-                .entry(key)
-                .is_some_and(|e| matches!(e.kind, Kind::Device(_)))
-        };
-        // Devices first: their detaches and ends towards the hub go out before the hub's close.
-        let (devices, hubs): (Vec<_>, Vec<_>) = keys.into_iter().partition(|&key| is_device(self, key));
-        for connector in self.connectors.values_mut() {
-            match connector.connection() {
-                Some(key) => connector.closing(key),
-                None => connector.state = State::Idle,
-            }
-        }
-        for key in devices.into_iter().chain(hubs) {
-            let Some(entry) = self.entry(key) else { continue };
-            tracing::info!(target: "SERVER", "[C{}] Closing connection on shutdown", entry.connection.number);
-            self.detach_links(key);
-            self.release_sessions(key, loss::Farewell::Lost(None));
-            if let Some(entry) = self.entry_mut(key) {
-                entry.connection.close(Some(&forced), now);
-            }
-            self.wake(key);
-            self.arm(key);
-        }
-    }
-
     /// No connection is left.
     pub fn is_empty(&self) -> bool {
         self.connections.is_empty()
@@ -492,7 +469,7 @@ impl Router {
     #[inline]
     fn on_event(&mut self, key: ConnectionKey, event: Event<'_>, now: Instant) {
         match event {
-            Event::Consumed => {}
+            Event::Consumed | Event::Offered(_) | Event::Admitted => {}
             Event::Transfer {
                 channel,
                 handle,

@@ -115,6 +115,7 @@ impl Router {
             .collect();
         self.replace_policy(settings.policy.clone());
         self.settings = settings;
+        self.retrace();
 
         for id in former.into_values() {
             self.dismiss(id, now);

@@ -5,9 +5,11 @@
 pub mod policy;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::amqp::failover::FailoverServer;
+use crate::endpoint::trace::TraceFilter;
 
 /// Index of a listener in [`RouterSettings::listeners`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -181,6 +183,11 @@ pub struct ConnectorSettings {
 }
 
 impl ConnectorSettings {
+    /// The name that one of its hosts is known by: for TLS, and for `open.hostname`.
+    pub fn name_of<'a>(&'a self, host: &'a HostPort) -> &'a str {
+        self.server_name.as_ref().unwrap_or(&host.host)
+    }
+
     /// Whether devices authorise themselves on this connection, by tokens that the router puts for them. One that logs in
     /// for all of them (PLAIN, EXTERNAL) has an identity already, and carries `$cbs` links like any other.
     pub fn relays_cbs(&self) -> bool {
@@ -302,4 +309,6 @@ pub struct RouterSettings {
     pub attach_timeout: Duration,
     /// How long an on-demand connection without any device stays open.
     pub linger: Duration,
+    /// Whose frames the trace shows.
+    pub trace: Arc<TraceFilter>,
 }

@@ -17,6 +17,8 @@ pub(super) enum Owner {
     Detaches,
     /// The oldest request to a hub's `$cbs` that waits for its answer.
     Relay,
+    /// A stop that waits for deliveries under way.
+    Drain,
 }
 
 #[derive(Debug, PartialEq, Eq)]

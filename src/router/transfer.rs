@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use super::connection::index;
+use super::drain::begins;
 use super::pair::{Leg, Parked, ParkedKind, Way};
 use super::{ConnectionKey, Router};
 use crate::amqp::performative::{Performative, Transfer};
@@ -43,7 +44,7 @@ impl Router {
         let Some(number) = owner else {
             // A link that ends here; or one that is detached on our side, and the peer does not know yet.
             entry.connection.refresh_window(channel, 0);
-            self.on_local_transfer(key, channel, handle, transfer, now);
+            self.on_local_transfer(key, channel, handle, transfer, body, now);
             return;
         };
         let Some(link) = self.link_pairs.get_mut(index(number)) else {
@@ -96,6 +97,7 @@ impl Router {
     /// Sends a transfer from `offset` of its payload on, as far as the target's window and outbox allow.
     #[inline]
     fn send_transfer(&mut self, number: u32, transfer: &Transfer<'_>, mut offset: usize) -> Progress {
+        let is_draining = self.is_draining();
         let Some(link) = self.link_pairs.get_mut(index(number)) else {
             return Progress::Done;
         };
@@ -103,6 +105,12 @@ impl Router {
         let Some(pair) = self.session_pairs.get_mut(index(link.session_pair)) else {
             return Progress::Done;
         };
+        if is_draining && pair.device.is_some() && begins(link, transfer) {
+            return Progress::Blocked {
+                offset,
+                for_outbox: false,
+            };
+        }
         if way == Way::Down && pair.device.is_none() {
             // The device has gone, and what it had sent is still on its way.
             return Progress::Done;

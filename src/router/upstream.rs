@@ -15,7 +15,7 @@ use crate::amqp::performative::Open;
 impl Router {
     /// Dials a connector, if it is not on its way already.
     pub(super) fn want(&mut self, id: ConnectorId, now: Instant) {
-        if self.is_shutting_down {
+        if self.is_stopping() {
             return;
         }
         let Some(connector) = self.connectors.get_mut(&id) else {

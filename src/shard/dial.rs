@@ -1,9 +1,11 @@
 //! The way to an upstream peer: name, address, TCP connection, TLS.
 //!
-//! Contract: [`connect`] does all of it within one time limit, or says in one line why not. Nothing is remembered
+//! Contract: [`connect`] does all of it within one time limit, or says in one line why not. Its steps, [`resolve`],
+//! [`reach`] and [`encrypt`], may be taken one by one by whoever wants to see what each comes to. Nothing is remembered
 //! from dial to dial: a hub moves between addresses, and certificates are renewed.
 
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::AddressFamily;
 use super::socket;
-use super::tls::{self, TlsError, TlsSettings, TlsStream};
+use super::tls::{self, TlsClient, TlsError, TlsSettings, TlsStream};
 use crate::router::{DialTarget, TransportInfo};
 
 /// Most addresses of one name that are tried, and named in an error.
@@ -39,7 +41,7 @@ pub struct DialSettings {
 
 impl DialSettings {
     /// The same way to the host that is dialed now, with TLS for the name that it is known by.
-    pub(super) fn towards(&self, target: &DialTarget) -> DialSettings {
+    pub fn towards(&self, target: &DialTarget) -> DialSettings {
         let tls = self.tls.as_ref().map(|tls| {
             let mut tls = Arc::clone(tls);
             if tls.server_name != target.server_name {
@@ -72,7 +74,10 @@ pub enum Transport {
 #[derive(Debug, Error)]
 pub enum DialError {
     /// The name has no address.
-    #[error("cannot resolve {host}: {source}")]
+    #[error(
+        "cannot resolve {host}: {source}; is the name right, and does this machine reach a name server \
+         (/etc/resolv.conf)?"
+    )]
     Resolve {
         /// The name.
         host: String,
@@ -80,7 +85,7 @@ pub enum DialError {
         source: io::Error,
     },
     /// The name has only addresses of the other family.
-    #[error("{host} has no {family} address")]
+    #[error("{host} has no {family} address; see socketAddressFamily of the connector")]
     NoAddress {
         /// The name.
         host: String,
@@ -121,6 +126,47 @@ impl fmt::Display for Stage {
     }
 }
 
+/// A time by which something must be done.
+#[derive(Clone, Copy, Debug)]
+pub struct TimeLimit {
+    deadline: Instant,
+    whole: Duration,
+}
+
+impl TimeLimit {
+    /// The time from now on.
+    pub fn from_now(whole: Duration) -> Self {
+        TimeLimit {
+            deadline: Instant::now() + whole,
+            whole,
+        }
+    }
+
+    async fn hold<T>(
+        self,
+        stage: impl FnOnce() -> Stage,
+        work: impl Future<Output = T>,
+    ) -> Result<T, DialError> {
+        timeout_at(self.deadline, work)
+            .await
+            .map_err(|_| DialError::TimedOut {
+                stage: stage(),
+                limit: self.whole,
+            })
+    }
+}
+
+/// A TCP connection.
+#[derive(Debug)]
+pub struct Reached {
+    /// The address that answered.
+    pub address: SocketAddr,
+    /// The connection.
+    pub stream: TcpStream,
+    /// The addresses before it that did not.
+    pub failed: Vec<(SocketAddr, io::Error)>,
+}
+
 /// Connects to an upstream peer within `limit`.
 ///
 /// # Errors
@@ -130,19 +176,16 @@ pub async fn connect(
     settings: &DialSettings,
     limit: Duration,
 ) -> Result<(Transport, TransportInfo), DialError> {
-    let deadline = Instant::now() + limit;
-    let addresses = resolve(settings, deadline, limit).await?;
-    let (address, tcp) = connect_to_any(&addresses, deadline).await?;
-    let peer = address.to_string();
+    let limit = TimeLimit::from_now(limit);
+    let addresses = resolve(settings, limit).await?;
+    let reached = reach(&addresses, limit).await?;
+    let peer = reached.address.to_string();
     let Some(tls) = &settings.tls else {
-        return Ok((Transport::Tcp(tcp), TransportInfo { peer, tls: None }));
+        return Ok((Transport::Tcp(reached.stream), TransportInfo { peer, tls: None }));
     };
-    let stream = timeout_at(deadline, tls::handshake(tls, tcp))
-        .await
-        .map_err(|_| DialError::TimedOut {
-            stage: Stage::Handshake(address),
-            limit,
-        })??;
+    let stage = || Stage::Handshake(reached.address);
+    let client = limit.hold(stage, TlsClient::load(tls)).await??;
+    let stream = encrypt(&client, reached, limit).await?;
     let info = TransportInfo {
         peer,
         tls: tls::negotiated_version(&stream),
@@ -151,18 +194,17 @@ pub async fn connect(
     Ok((Transport::Tls(Box::new(buffered)), info))
 }
 
-async fn resolve(
-    settings: &DialSettings,
-    deadline: Instant,
-    limit: Duration,
-) -> Result<Vec<SocketAddr>, DialError> {
+/// Looks up the host's addresses, in the resolver's order.
+///
+/// # Errors
+///
+/// [`DialError::Resolve`], [`DialError::NoAddress`], [`DialError::TimedOut`].
+pub async fn resolve(settings: &DialSettings, limit: TimeLimit) -> Result<Vec<SocketAddr>, DialError> {
     let host = bare_host(&settings.host);
-    let found = timeout_at(deadline, tokio::net::lookup_host((host, settings.port)))
-        .await
-        .map_err(|_| DialError::TimedOut {
-            stage: Stage::Resolving(host.to_owned()),
-            limit,
-        })?
+    let stage = || Stage::Resolving(host.to_owned());
+    let found = limit
+        .hold(stage, tokio::net::lookup_host((host, settings.port)))
+        .await?
         .map_err(|source| DialError::Resolve {
             host: host.to_owned(),
             source,
@@ -182,15 +224,16 @@ async fn resolve(
     }
 }
 
-/// Tries the addresses in the resolver's order. The time that is left is shared out evenly, so that a dead address
-/// leaves time for the others.
-async fn connect_to_any(
-    addresses: &[SocketAddr],
-    deadline: Instant,
-) -> Result<(SocketAddr, TcpStream), DialError> {
+/// Tries the addresses in turn. The time that is left is shared out evenly, so that a dead address leaves time for the
+/// others.
+///
+/// # Errors
+///
+/// [`DialError::Connect`].
+pub async fn reach(addresses: &[SocketAddr], limit: TimeLimit) -> Result<Reached, DialError> {
     let mut failed = Vec::new();
     for (tried, address) in addresses.iter().enumerate() {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = limit.deadline.saturating_duration_since(Instant::now());
         let share = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
         let attempt = async {
             let stream = TcpStream::connect(address).await?;
@@ -198,7 +241,13 @@ async fn connect_to_any(
             Ok(stream)
         };
         match timeout(share, attempt).await {
-            Ok(Ok(stream)) => return Ok((*address, stream)),
+            Ok(Ok(stream)) => {
+                return Ok(Reached {
+                    address: *address,
+                    stream,
+                    failed,
+                });
+            }
             Ok(Err(error)) => failed.push((*address, error)),
             Err(_) => failed.push((*address, io::ErrorKind::TimedOut.into())),
         }
@@ -206,15 +255,25 @@ async fn connect_to_any(
     Err(DialError::Connect(failed))
 }
 
+/// Shakes hands for TLS.
+///
+/// # Errors
+///
+/// [`DialError::Tls`], [`DialError::TimedOut`].
+pub async fn encrypt(client: &TlsClient, reached: Reached, limit: TimeLimit) -> Result<TlsStream, DialError> {
+    let stage = || Stage::Handshake(reached.address);
+    Ok(limit.hold(stage, client.handshake(reached.stream)).await??)
+}
+
 /// A host without the brackets that an IPv6 address may wear.
-pub(super) fn bare_host(host: &str) -> &str {
+pub fn bare_host(host: &str) -> &str {
     host.strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))
         .unwrap_or(host)
 }
 
 /// Failed attempts in plain words.
-struct Attempts<'a>(&'a [(SocketAddr, io::Error)]);
+pub struct Attempts<'a>(pub &'a [(SocketAddr, io::Error)]);
 
 impl fmt::Display for Attempts<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -304,10 +363,10 @@ mod tests {
             .unwrap()
             .local_addr()
             .unwrap();
-        let (address, _) = connect_to_any(&[closed, live], Instant::now() + LIMIT)
-            .await
-            .unwrap();
-        assert_eq!(address, live);
+        let reached = reach(&[closed, live], TimeLimit::from_now(LIMIT)).await.unwrap();
+        assert_eq!(reached.address, live);
+        assert_eq!(reached.failed.len(), 1);
+        assert_eq!(reached.failed[0].0, closed);
     }
 
     #[tokio::test]
@@ -327,7 +386,7 @@ mod tests {
         wanted.family = AddressFamily::IPv6;
         assert_eq!(
             failure(&wanted, LIMIT).await.to_string(),
-            "127.0.0.1 has no IPv6 address"
+            "127.0.0.1 has no IPv6 address; see socketAddressFamily of the connector"
         );
     }
 
@@ -339,7 +398,7 @@ mod tests {
         wanted.family = AddressFamily::IPv4;
         assert_eq!(
             failure(&wanted, LIMIT).await.to_string(),
-            "::1 has no IPv4 address"
+            "::1 has no IPv4 address; see socketAddressFamily of the connector"
         );
     }
 

@@ -9,7 +9,7 @@ use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use aws_lc_rs::{hmac, rand};
+use ring::{hmac, rand};
 
 use super::passwords::Passwords;
 use super::turn::{Core, Turn};

@@ -36,6 +36,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
+use crate::endpoint::limits;
 use crate::router::settings::{ListenerId, RouterSettings};
 use crate::router::{Overview, Router};
 use dial::DialSettings;
@@ -44,8 +45,12 @@ use passwords::Passwords;
 use pulse::Pulse;
 use turn::Turn;
 
-/// How long connections may take to close once the shard is told to stop.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+/// How long a stop may take: for deliveries under way, and then for peers that do not answer a close.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
+const _: () = assert!(
+    SHUTDOWN_LIMIT.as_secs() >= limits::DRAIN_LIMIT.as_secs() + limits::CLOSE_TIMEOUT.as_secs(),
+    "the router is given the time that it needs"
+);
 
 /// Which addresses of a name are meant (qdrouterd: `socketAddressFamily`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -209,7 +214,8 @@ impl Shard {
             .collect()
     }
 
-    /// Serves until told to stop; then closes every connection, which takes 5 seconds at most.
+    /// Serves until told to stop; then lets deliveries that are under way be settled, 5 seconds at most, and closes every
+    /// connection, which takes 5 seconds more if a peer does not answer.
     ///
     /// # Errors
     ///

@@ -11,8 +11,9 @@ use std::io::{self, Read};
 use std::num::NonZeroU32;
 use std::path::Path;
 
-use aws_lc_rs::error::Unspecified;
-use aws_lc_rs::{pbkdf2, rand};
+use ring::error::Unspecified;
+use ring::pbkdf2;
+use ring::rand::{SecureRandom as _, SystemRandom};
 
 /// Between the user and the numbers.
 const SCHEME: &str = ":$pbkdf2-sha256$";
@@ -225,7 +226,7 @@ pub fn hash_line(user: &str, password: &str) -> Result<String, HashError> {
         return Err(HashError::Password(longest));
     }
     let mut salt = [0; SALT_LENGTH];
-    rand::fill(&mut salt)?;
+    SystemRandom::new().fill(&mut salt)?;
     let iterations = NonZeroU32::MIN.saturating_add(ITERATIONS - 1);
     let mut hash = [0; HASH_LENGTH];
     pbkdf2::derive(

@@ -250,7 +250,9 @@ fn furnish(scratch: &Path) {
     }
     let articles = read("tests/config/ex06_iothub.conf").replace("<iotHub>", "my-hub");
     fs::write(former.join("qdrouterd.conf"), articles).expect("a file");
+    fs::write(scratch.join("password"), "of somebody").expect("a file");
     let config = etc.join("linkrouterd.conf");
+    fs::copy(root().join("conf/linkrouterd.conf"), &config).expect("a copy");
     let program = env!("CARGO_BIN_EXE_linkrouterd");
     for (name, body) in [
         (

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use fe2o3_amqp::types::messaging::{ApplicationProperties, DeliveryState, MessageId};
 use fe2o3_amqp::types::primitives::SimpleValue;
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -294,7 +294,7 @@ fn say(value: &Value) -> Result<(), Failure> {
 impl Tls {
     /// As IoT Hub: a client certificate is asked for, and not needed.
     fn server_config(&self) -> Result<Arc<ServerConfig>, Failure> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let provider = Arc::new(ring::default_provider());
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(&self.ca)?)?;
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())

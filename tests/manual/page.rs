@@ -103,7 +103,9 @@ impl Writer<'_> {
             },
             Event::Code(text) => self.text.push(bold(text.into_string())),
             // A placeholder such as <name>.
-            Event::InlineHtml(text) | Event::Html(text) => self.push(&text),
+            Event::InlineHtml(text) => self.push(&text),
+            // A comment between paragraphs.
+            Event::Html(_) => {}
             Event::SoftBreak => self.flush(),
             Event::HardBreak => self.text.push(Inline::LineBreak),
             other => panic!("a manual page has no room for {other:?}"),

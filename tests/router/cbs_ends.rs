@@ -436,6 +436,12 @@ fn shutting_down_with_requests_under_way_comes_to_an_end() {
     assert_eq!(hub.requests(&mut world).len(), 1);
     world.router.shutdown(world.now);
     world.run();
+    assert_eq!(
+        detached(&mut world, device.peer, HEARS),
+        None,
+        "the hub may answer"
+    );
+    world.advance(seconds(5));
     for handle in [ASKS, HEARS] {
         let told = detached(&mut world, device.peer, handle);
         assert_eq!(told.as_deref(), Some("amqp:link:detach-forced"));

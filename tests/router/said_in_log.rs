@@ -25,10 +25,21 @@ impl Write for Pen {
 impl Said {
     /// What is logged while this runs, from level INFO on.
     pub(crate) fn of(what: impl FnOnce()) -> Self {
+        Self::down_to(tracing::Level::INFO, what)
+    }
+
+    /// The frame trace of what happens while this runs.
+    pub(crate) fn frames_of(what: impl FnOnce()) -> Self {
+        let Said(mut lines) = Self::down_to(tracing::Level::TRACE, what);
+        lines.retain(|line| line.contains("PROTOCOL: "));
+        Said(lines)
+    }
+
+    fn down_to(level: tracing::Level, what: impl FnOnce()) -> Self {
         let pen = Pen::default();
         let writer = pen.clone();
         let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::INFO)
+            .with_max_level(level)
             .with_ansi(false)
             .without_time()
             .with_writer(move || writer.clone());
@@ -44,6 +55,16 @@ impl Said {
 
     pub(crate) fn count(&self, text: &str) -> usize {
         self.0.iter().filter(|line| line.contains(text)).count()
+    }
+
+    pub(crate) fn lines(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
+    /// Whether one line has both.
+    pub(crate) fn contains_both(&self, one: &str, other: &str) -> bool {
+        self.lines()
+            .any(|line| line.contains(one) && line.contains(other))
     }
 
     pub(crate) fn contains(&self, text: &str) -> bool {

@@ -394,6 +394,8 @@ fn a_shutdown_closes_everything_properly() {
     let mut p = busy();
     p.world.router.shutdown(p.world.now);
     p.world.run();
+    // Nobody finishes what is under way.
+    p.world.advance(Duration::from_secs(5));
     let device = p.world.peer(p.device);
     let failed = device.expect(wire::DISPOSITION);
     assert_eq!(settled(&failed), (Some(0), Some(0), true, Some(wire::MODIFIED)));

@@ -183,6 +183,7 @@ pub(crate) fn settings() -> RouterSettings {
         allow_resumable_link_route: true,
         attach_timeout: Duration::from_secs(15),
         linger: Duration::from_secs(60),
+        trace: Default::default(),
     }
 }
 

@@ -117,7 +117,7 @@ impl ResolvesServerCert for Impostor {
 }
 
 pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 pub(crate) fn named(name: &str, last_year: i32) -> CertificateParams {

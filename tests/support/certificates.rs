@@ -7,7 +7,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, date_time_ymd,
 };
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -18,6 +18,8 @@ use super::Failure;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Validity {
     Current,
+    /// Begins in decades: what a clock that was never set makes of any.
+    Future,
     /// Ended years ago, as the article's CA file did.
     Expired,
     /// Begins at this time, seconds since 1970.
@@ -29,11 +31,19 @@ impl Validity {
         let (from, to) = match self {
             Self::Current => (date_time_ymd(2020, 8, 22), 2099),
             Self::Expired => (date_time_ymd(1998, 8, 22), 2018),
+            Self::Future => (date_time_ymd(2090, 8, 22), 2099),
             Self::From(seconds) => (date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds), 2099),
         };
         params.not_before = from;
         params.not_after = date_time_ymd(to, 8, 22);
     }
+}
+
+/// How much a server wants one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ClientCertificate {
+    Asked,
+    Demanded,
 }
 
 /// A certificate authority that servers and clients of one test share.
@@ -98,10 +108,26 @@ impl Authority {
     ///
     /// IoT Hub asks for a client certificate and does without one: so does this.
     pub(crate) fn server_config(&self, identity: &Identity) -> Result<Arc<ServerConfig>, Failure> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), provider.clone())
-            .allow_unauthenticated()
-            .build()?;
+        self.server_config_of(identity, ClientCertificate::Asked)
+    }
+
+    /// The same, of a server that does not do without a client certificate.
+    pub(crate) fn demanding_config(&self, identity: &Identity) -> Result<Arc<ServerConfig>, Failure> {
+        self.server_config_of(identity, ClientCertificate::Demanded)
+    }
+
+    fn server_config_of(
+        &self,
+        identity: &Identity,
+        client: ClientCertificate,
+    ) -> Result<Arc<ServerConfig>, Failure> {
+        let provider = Arc::new(ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), provider.clone());
+        let verifier = match client {
+            ClientCertificate::Asked => verifier.allow_unauthenticated(),
+            ClientCertificate::Demanded => verifier,
+        };
+        let verifier = verifier.build()?;
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(verifier)
@@ -111,7 +137,7 @@ impl Authority {
 
     /// TLS settings of a client that trusts this authority alone.
     pub(crate) fn client_config(&self) -> Result<Arc<ClientConfig>, Failure> {
-        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(self.roots()?)
             .with_no_client_auth();
@@ -120,7 +146,7 @@ impl Authority {
 
     /// The same, of a client that has a certificate of its own.
     pub(crate) fn client_config_of(&self, identity: &Identity) -> Result<Arc<ClientConfig>, Failure> {
-        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(self.roots()?)
             .with_client_auth_cert(vec![identity.certificate.clone()], identity.private_key())?;

@@ -21,6 +21,8 @@ const LISTENING: &str = "SERVER (notice) Listening on ";
 pub(crate) const CA_FILE: &str = "ca.pem";
 /// The name of the configuration file.
 const CONFIG_FILE: &str = "linkrouterd.conf";
+/// Names a program to test in place of the one that was built: an emulator with the daemon of another processor, say.
+const OTHER_PROGRAM: &str = "LINKROUTERD_BIN";
 
 /// A configuration in the style of the article, which is that of release 0.6, for a hub called `localhost` on this
 /// port; the listener takes any free port, and the log shows every frame.
@@ -76,7 +78,7 @@ impl Daemon {
         config: &str,
         ca: &str,
     ) -> Result<Self, Failure> {
-        Self::start_with(tested_program()?, environment, config, ca).await
+        Self::start_with(&tested_program()?, environment, config, ca).await
     }
 
     /// Starts this binary with a configuration file of this text, and beside it the authority's certificate.
@@ -237,6 +239,25 @@ async fn collect(output: impl AsyncRead + Unpin, log: Arc<Journal<String>>) {
     }
 }
 
+/// Checks a configuration file of this text, dials its connectors (`--check FILE --probe`), and gives the exit code and
+/// all that was printed. `files` are put beside it.
+pub(crate) async fn probe(config: &str, files: &[(&str, &str)]) -> Result<(Option<i32>, String), Failure> {
+    let directory = TempDir::with_prefix("linkrouterd-")?;
+    std::fs::write(directory.path().join(CONFIG_FILE), config)?;
+    for (name, text) in files {
+        std::fs::write(directory.path().join(name), text)?;
+    }
+    let probing = Command::new(tested_program()?)
+        .args(["--check", CONFIG_FILE, "--probe"])
+        .current_dir(directory.path())
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = bounded("the end of the probe", probing).await??;
+    let printed = [output.stdout, output.stderr].concat();
+    Ok((output.status.code(), String::from_utf8(printed)?))
+}
+
 /// A line of a password file, as `--hash-password` prints it.
 pub(crate) fn hash_password(user: &str, password: &str) -> Result<String, Failure> {
     let mut child = std::process::Command::new(tested_program()?)
@@ -255,10 +276,15 @@ pub(crate) fn hash_password(user: &str, password: &str) -> Result<String, Failur
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// The binary that these tests were built with.
-pub(crate) fn tested_program() -> Result<&'static Path, Failure> {
-    let program = option_env!("CARGO_BIN_EXE_linkrouterd").map(Path::new);
+/// The binary that these tests were built with, or the one that is to be tested instead.
+pub(crate) fn tested_program() -> Result<PathBuf, Failure> {
+    let built = option_env!("CARGO_BIN_EXE_linkrouterd").map(PathBuf::from);
+    let program = other_program().or(built);
     program.ok_or_else(|| Failure::new("no binary to test"))
+}
+
+fn other_program() -> Option<PathBuf> {
+    std::env::var_os(OTHER_PROGRAM).map(PathBuf::from)
 }
 
 /// Fails if any of these secrets is in any of these lines. The secret itself is not repeated.
@@ -277,8 +303,11 @@ pub(crate) fn ensure_none_of(secrets: &[String], lines: &[String]) -> Result<(),
 }
 
 /// The daemon's binary for a program that is not a test: the one that belongs to `beside`, an example of the same
-/// build, brought up to date first.
+/// build, brought up to date first; or the one that is to be tested instead.
 pub(crate) async fn built_beside(beside: &Path) -> Result<PathBuf, Failure> {
+    if let Some(program) = other_program() {
+        return Ok(program);
+    }
     let profile = beside
         .parent()
         .and_then(Path::parent)

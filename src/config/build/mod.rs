@@ -283,6 +283,13 @@ pub(super) fn log(fields: &Fields, findings: &mut Findings) -> Option<Log> {
         "syslog" => LogOutput::Syslog,
         _ => LogOutput::File(output),
     });
+    let trace_device = fields.words("traceDevice");
+    if !trace_device.is_empty() && module != "PROTOCOL" {
+        findings.error(
+            fields.line_of("traceDevice"),
+            "log: `traceDevice` belongs in the section of module PROTOCOL, which has the frames",
+        );
+    }
     Some(Log {
         line: fields.line,
         module: module.to_owned(),
@@ -290,6 +297,7 @@ pub(super) fn log(fields: &Fields, findings: &mut Findings) -> Option<Log> {
         include_timestamp: fields.optional_boolean("includeTimestamp"),
         include_source: fields.optional_boolean("includeSource"),
         output,
+        trace_device,
     })
 }
 

@@ -2,17 +2,32 @@
 
 use std::path::PathBuf;
 
+use super::Surroundings;
 use crate::config::{self, Config};
 use crate::daemon::logging::{Level, LevelSet, LogSettings, Module, ModuleSettings, Output};
 
 /// The settings of the log.
-pub(super) fn log_settings(config: &Config, environment: &dyn Fn(&str) -> Option<String>) -> LogSettings {
+pub(super) fn log_settings(config: &Config, surroundings: &Surroundings<'_>) -> LogSettings {
     LogSettings {
         modules: config.logs.iter().filter_map(module_settings).collect(),
         timestamps_in_utc: config.router.timestamps_in_utc,
         timestamp_format: config.router.timestamp_format.clone(),
-        trace_frames: environment("PN_TRACE_FRM").is_some_and(|value| is_on(&value)),
+        trace_frames: (surroundings.environment)("PN_TRACE_FRM").is_some_and(|value| is_on(&value)),
+        trace_devices: traced_devices(config, surroundings).next().is_some(),
     }
+}
+
+/// The devices whose frames are asked for, by the command line and by the file.
+pub(super) fn traced_devices<'c>(
+    config: &'c Config,
+    surroundings: &'c Surroundings<'_>,
+) -> impl Iterator<Item = &'c str> {
+    let in_file = config.logs.iter().flat_map(|log| &log.trace_device);
+    surroundings
+        .trace_devices
+        .iter()
+        .chain(in_file)
+        .map(String::as_str)
 }
 
 /// How Proton reads its switches.

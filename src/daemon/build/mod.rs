@@ -18,10 +18,11 @@ use std::time::SystemTime;
 
 use super::logging::LogSettings;
 use crate::config::{self, Finding, Severity};
+use crate::endpoint::trace::TraceFilter;
 use crate::shard::ShardSettings;
 use crate::shard::passwords::Passwords;
 use inspect::Inspection;
-use log::log_settings;
+use log::{log_settings, traced_devices};
 use shard::shard_settings;
 
 /// Everything that the process is made from.
@@ -54,6 +55,8 @@ pub struct Surroundings<'a> {
     pub environment: &'a dyn Fn(&str) -> Option<String>,
     /// Today, for certificates.
     pub now: SystemTime,
+    /// Devices whose frames are traced, besides those of the file.
+    pub trace_devices: &'a [String],
 }
 
 /// Reads a configuration file, and what it refers to.
@@ -72,8 +75,13 @@ pub fn load(path: &Path, surroundings: &Surroundings<'_>) -> Loaded {
     config::sort(&mut findings, &path.display().to_string());
     let usable = findings.iter().all(|finding| finding.severity != Severity::Error);
     let plan = usable.then(|| Plan {
-        log: log_settings(&config, surroundings.environment),
-        shard: shard_settings(&config, Arc::new(passwords), encryption),
+        log: log_settings(&config, surroundings),
+        shard: shard_settings(
+            &config,
+            Arc::new(passwords),
+            encryption,
+            TraceFilter::new(traced_devices(&config, surroundings)),
+        ),
         id_line: config.router.id_line,
         listener_lines: config.listeners.iter().map(|listener| listener.line).collect(),
         profiles: config

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::policy::policy_settings;
 use crate::amqp::failover::{FailoverServer, Scheme};
 use crate::config::{self, Config};
+use crate::endpoint::trace::TraceFilter;
 use crate::router::settings::{
     CbsMode, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, HostPort, HubLoss,
     ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings, Secret,
@@ -30,6 +31,7 @@ pub(super) fn shard_settings(
     config: &Config,
     passwords: Arc<Passwords>,
     encryption: Vec<Option<Arc<ServerTls>>>,
+    trace: TraceFilter,
 ) -> ShardSettings {
     ShardSettings {
         router: RouterSettings {
@@ -50,6 +52,7 @@ pub(super) fn shard_settings(
             allow_resumable_link_route: config.router.allow_resumable_link_route,
             attach_timeout: ATTACH_TIMEOUT,
             linger: LINGER,
+            trace: Arc::new(trace),
         },
         listeners: config
             .listeners

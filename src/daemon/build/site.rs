@@ -29,6 +29,7 @@ impl Site {
             &Surroundings {
                 environment: &lookup,
                 now: SystemTime::now(),
+                trace_devices: &[],
             },
         )
     }

@@ -150,6 +150,19 @@ impl Write for Text<'_> {
     }
 }
 
+/// Makes foreign text fit for one line of output, as the log shows it.
+pub(in crate::daemon) fn one_line(text: &str) -> String {
+    let mut line = String::new();
+    let mut out = Text {
+        start: 0,
+        line: &mut line,
+    };
+    if out.write_str(text).is_err() {
+        out.mark_cut();
+    }
+    line
+}
+
 /// The last place at or before `index` where a text may be cut.
 fn char_boundary(text: &str, index: usize) -> usize {
     (0..=index.min(text.len()))
@@ -178,39 +191,27 @@ fn write_escape(c: char, out: &mut String) -> fmt::Result {
 mod tests {
     use super::*;
 
-    fn escaped(text: &str) -> String {
-        let mut line = String::from("> ");
-        let mut out = Text {
-            start: line.len(),
-            line: &mut line,
-        };
-        if out.write_str(text).is_err() {
-            out.mark_cut();
-        }
-        line.split_off(2)
-    }
-
     #[test]
     fn nothing_can_forge_a_line() {
-        assert_eq!(escaped("plain, b\"\\x00\", Grüße"), "plain, b\"\\x00\", Grüße");
-        assert_eq!(escaped("a\r\nSERVER (error) b\t"), "a\\r\\nSERVER (error) b\\t");
-        assert_eq!(escaped("\u{1b}[2J\0\u{7f}"), "\\x1b[2J\\x00\\x7f");
-        assert_eq!(escaped("\u{9b}\u{202e}\u{2028}"), "\\u{9b}\\u{202e}\\u{2028}");
+        assert_eq!(one_line("plain, b\"\\x00\", Grüße"), "plain, b\"\\x00\", Grüße");
+        assert_eq!(one_line("a\r\nSERVER (error) b\t"), "a\\r\\nSERVER (error) b\\t");
+        assert_eq!(one_line("\u{1b}[2J\0\u{7f}"), "\\x1b[2J\\x00\\x7f");
+        assert_eq!(one_line("\u{9b}\u{202e}\u{2028}"), "\\u{9b}\\u{202e}\\u{2028}");
     }
 
     #[test]
     fn long_texts_are_cut_visibly() {
-        assert_eq!(escaped(&"x".repeat(TEXT_MAX)), "x".repeat(TEXT_MAX));
-        let cut = escaped(&"x".repeat(TEXT_MAX + 1));
+        assert_eq!(one_line(&"x".repeat(TEXT_MAX)), "x".repeat(TEXT_MAX));
+        let cut = one_line(&"x".repeat(TEXT_MAX + 1));
         assert_eq!(cut, format!("{}...", "x".repeat(TEXT_MAX - 3)));
         // Never in the middle of a character, whatever its position.
         for lead in 0..4 {
-            let cut = escaped(&format!("{}{}", "x".repeat(lead), "€".repeat(TEXT_MAX)));
+            let cut = one_line(&format!("{}{}", "x".repeat(lead), "€".repeat(TEXT_MAX)));
             assert!(
                 cut.len() <= TEXT_MAX && cut.len() > TEXT_MAX - 6 && cut.ends_with("€..."),
                 "{lead}"
             );
         }
-        assert!(escaped(&"\n".repeat(TEXT_MAX)).ends_with("\\n..."));
+        assert!(one_line(&"\n".repeat(TEXT_MAX)).ends_with("\\n..."));
     }
 }

@@ -21,24 +21,23 @@
 //! - What is not enabled costs one cached check per call site, and `tracing::enabled!` says the truth about it.
 //! - The whole configuration can be replaced while events are being logged ([`Logging::apply`]).
 
-mod layer;
 mod level;
 mod line;
 mod module;
 mod settings;
 mod sink;
+mod subscriber;
 mod timestamp;
 
-use tracing_subscriber::layer::SubscriberExt;
-
 pub use level::{Level, LevelSet};
+pub(super) use line::one_line;
 pub use module::Module;
 pub use settings::{LogError, LogSettings, ModuleSettings, Output};
 pub use timestamp::check_format;
 
-use layer::LineLayer;
 use settings::Table;
 use sink::Sink;
+use subscriber::LineSubscriber;
 
 /// Writes a text to stderr that is no event, because there is no log yet or it may be set to silence.
 pub(super) fn complain(text: &str) {
@@ -51,7 +50,7 @@ pub(super) fn complain(text: &str) {
 /// The handle to a log that is in use.
 #[derive(Clone, Debug)]
 pub struct Logging {
-    layer: LineLayer,
+    subscriber: LineSubscriber,
 }
 
 impl Logging {
@@ -75,11 +74,11 @@ impl Logging {
     }
 
     fn with_table(table: Table) -> (Self, impl tracing::Subscriber + Send + Sync + use<>) {
-        let layer = LineLayer::new(table);
-        (
-            Logging { layer: layer.clone() },
-            tracing_subscriber::registry().with(layer),
-        )
+        let subscriber = LineSubscriber::new(table);
+        let logging = Logging {
+            subscriber: subscriber.clone(),
+        };
+        (logging, subscriber)
     }
 
     /// Replaces the whole configuration, now and for every thread. Log files are opened again, which is what a log
@@ -88,7 +87,7 @@ impl Logging {
     /// # Errors
     /// [`LogError::OpenFile`] when a log file cannot be opened; the configuration in use stays.
     pub fn apply(&self, settings: &LogSettings) -> Result<(), LogError> {
-        self.layer.replace(Table::new(settings)?);
+        self.subscriber.replace(Table::new(settings)?);
         tracing::callsite::rebuild_interest_cache();
         Ok(())
     }

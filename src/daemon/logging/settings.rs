@@ -20,6 +20,8 @@ pub struct LogSettings {
     pub timestamp_format: Option<String>,
     /// Print the frame trace to stderr even where no `log` section asks for it (`PN_TRACE_FRM`).
     pub trace_frames: bool,
+    /// The frames of some devices are asked for: module `PROTOCOL` has its trace, whatever its section says.
+    pub trace_devices: bool,
 }
 
 /// One `log` section. What it leaves out is taken from module `DEFAULT`.
@@ -128,6 +130,11 @@ impl Table {
             if let Some(rule) = rules.get_mut(section.module.index()) {
                 *rule = default.changed_by(section, &mut outputs)?;
             }
+        }
+        if settings.trace_devices
+            && let Some(rule) = rules.get_mut(Module::PROTOCOL.index())
+        {
+            rule.levels = rule.levels.union(LevelSet::only(Level::Trace));
         }
         Ok(Table {
             default,

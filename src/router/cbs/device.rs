@@ -105,7 +105,7 @@ impl Router {
             payload: Secret::new(answer.encode_for(asked.id)),
         };
         match desk.receiver(&answer) {
-            Some(sending) => sending.push(answer.link, answer.payload),
+            Some(sending) => sending.push(answer.link, answer.payload, false),
             None => desk.keep(answer),
         }
         self.pump_desk(asked.device);
@@ -165,7 +165,7 @@ impl Router {
         if let Some(desk) = self.entry_mut(key).and_then(|entry| entry.cbs.as_mut()) {
             for answer in std::mem::take(&mut desk.unclaimed) {
                 match desk.receiver(&answer) {
-                    Some(sending) => sending.push(answer.link, answer.payload),
+                    Some(sending) => sending.push(answer.link, answer.payload, false),
                     None => desk.unclaimed.push_back(answer),
                 }
             }

@@ -86,10 +86,12 @@ impl Router {
             return;
         };
         pending.sent_on = Some(hub);
+        let (device, payload) = (pending.from.device(), pending.payload.clone());
+        let is_traced = self.is_traced(device);
         if let Some(connector) = self.connectors.get_mut(&id)
             && let Some(cbs) = &mut connector.cbs
         {
-            cbs.sending.push(number, pending.payload.clone());
+            cbs.sending.push(number, payload, is_traced);
         }
         self.pump_hub(id);
     }
@@ -101,7 +103,7 @@ impl Router {
             .ok_or_else(|| refused("the connection to the hub is gone"))?;
         let connection = &mut entry.connection;
         let channel = connection
-            .begin_session()
+            .begin_session(false)
             .map_err(|_| refused("the hub allows no more sessions"))?;
         let mut attach = |name: &str, role, source: &str, target: &str| {
             let source = originate::terminus(TerminusKind::Source, source);
@@ -252,6 +254,7 @@ impl Router {
         channel: Channel,
         handle: Handle,
         transfer: &Transfer<'_>,
+        body: &[u8],
         now: Instant,
     ) {
         let Some((id, cbs)) = self.hub_cbs(hub, channel) else {
@@ -299,7 +302,15 @@ impl Router {
                 _ => None,
             });
         match (answer, number) {
-            (Some(answer), Some(number)) => self.on_answer(hub, number, answer, now),
+            (Some(answer), Some(number)) => {
+                let device = self.relay.pending.get(&number).map(|it| it.from.device());
+                if device.is_some_and(|device| self.is_traced(device))
+                    && let Some(entry) = self.entry(hub)
+                {
+                    entry.connection.show_for_device(channel, body);
+                }
+                self.on_answer(hub, number, answer, now);
+            }
             _ => {
                 tracing::debug!(target: "ROUTER_CORE", "The hub's $cbs sent what answers none of our requests");
             }

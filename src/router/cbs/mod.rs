@@ -170,6 +170,14 @@ impl Router {
         self.arm_connector(id);
     }
 
+    /// Whether a hub has a request of this device, and has not answered it.
+    pub(super) fn awaits_cbs_answer(&self, device: ConnectionKey) -> bool {
+        let mut pending = self.relay.pending.values();
+        pending.any(|pending| {
+            matches!(&pending.from, From::Link(asked) if asked.device == device) && pending.sent_on.is_some()
+        })
+    }
+
     fn forget_request(&mut self, number: u64) -> Option<Pending> {
         let pending = self.relay.pending.remove(&number)?;
         self.relay.bytes = self.relay.bytes.saturating_sub(pending.payload.expose().len());
@@ -370,11 +378,12 @@ impl Router {
         channel: Channel,
         handle: Handle,
         transfer: &Transfer<'_>,
+        body: &[u8],
         now: Instant,
     ) {
         match self.leg(key) {
             Leg::Device => self.on_desk_transfer(key, channel, handle, transfer, now),
-            Leg::Upstream => self.on_hub_cbs_transfer(key, channel, handle, transfer, now),
+            Leg::Upstream => self.on_hub_cbs_transfer(key, channel, handle, transfer, body, now),
         }
     }
 

@@ -19,22 +19,22 @@ const NAMES_SHOWN: usize = 6;
 
 /// The readable part of one certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct CertificateFacts {
+pub struct CertificateFacts {
     /// Common name of the owner, or the whole name if it has none.
-    pub(super) subject: String,
+    pub subject: String,
     /// The same of the authority that signed it.
-    pub(super) issuer: String,
+    pub issuer: String,
     /// First moment of validity.
-    pub(super) not_before: SystemTime,
+    pub not_before: SystemTime,
     /// Last moment of validity.
-    pub(super) not_after: SystemTime,
+    pub not_after: SystemTime,
     /// The hosts it is for (subjectAltName), a handful at most.
-    pub(super) hosts: Vec<String>,
+    pub hosts: Vec<String>,
 }
 
 impl CertificateFacts {
     /// Reads a DER certificate; `None` if it is not one.
-    pub(super) fn read(der: &[u8]) -> Option<Self> {
+    pub fn read(der: &[u8]) -> Option<Self> {
         // The `Raw` profile takes old roots with odd serial numbers, which RFC 5280 would not.
         let certificate = CertificateInner::<Raw>::from_der(der).ok()?;
         let body = certificate.tbs_certificate();
@@ -48,18 +48,18 @@ impl CertificateFacts {
     }
 
     /// Whether its time is over.
-    pub(super) fn is_expired(&self, now: SystemTime) -> bool {
+    pub fn is_expired(&self, now: SystemTime) -> bool {
         now > self.not_after
     }
 
     /// Whether its time has not come.
-    pub(super) fn is_premature(&self, now: SystemTime) -> bool {
+    pub fn is_premature(&self, now: SystemTime) -> bool {
         now < self.not_before
     }
 }
 
 /// The day of a moment, `2018-08-22`, in UTC.
-pub(super) fn day(time: SystemTime) -> String {
+pub fn day(time: SystemTime) -> String {
     match DateTime::from_system_time(time) {
         Ok(date) => format!("{:04}-{:02}-{:02}", date.year(), date.month(), date.day()),
         Err(_) => "an impossible date".to_owned(),
@@ -68,7 +68,7 @@ pub(super) fn day(time: SystemTime) -> String {
 
 /// Whether this machine's clock shows a year before this program was written: a board without a battery-backed
 /// clock starts in 1970 (or at its image's date), and every certificate looks invalid until NTP has run.
-pub(super) fn clock_is_unset(now: SystemTime) -> bool {
+pub fn clock_is_unset(now: SystemTime) -> bool {
     const START_OF_2025: Duration = Duration::from_secs(1_735_689_600);
     now < SystemTime::UNIX_EPOCH + START_OF_2025
 }

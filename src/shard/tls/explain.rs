@@ -238,7 +238,7 @@ impl ClientCertificateAlert {
 
 /// Explains the loss of a connection that had been up. In TLS 1.3 a server judges our certificate only after our
 /// side of the handshake is complete, so its verdict arrives here.
-pub(in crate::shard) fn explain_loss(error: io::Error) -> String {
+pub fn explain_loss(error: io::Error) -> String {
     let fault = match rustls_error(error) {
         Ok(Error::AlertReceived(alert)) => match ClientCertificateAlert::of(alert) {
             Some(ClientCertificateAlert::Missing) => Fault::ClientCertificateRequired,

@@ -1,14 +1,16 @@
 //! TLS towards the upstream peer and, in `server`, towards devices. Every type of rustls lives in this module; outside of it there is only a stream.
 //!
-//! Contract: [`TlsSettings`] are plain configuration. [`handshake`] reads the files they name (at every call: a
-//! renewed certificate needs no restart), shakes hands over a TCP connection, and answers with a [`TlsStream`] or
-//! with a [`TlsError`] whose text is one line for the operator. The chain of the server's certificate is always
+//! Contract: [`TlsSettings`] are plain configuration. [`TlsClient::load`] reads the files they name (for every dial: a
+//! renewed certificate needs no restart); [`TlsClient::handshake`] shakes hands over a TCP connection, and answers with
+//! a [`TlsStream`] or with a [`TlsError`] whose text is one line for the operator. The chain of the server's certificate is always
 //! verified; `verify_hostname` decides about its name alone.
 
 mod authorities;
 mod certificate;
 mod explain;
 mod files;
+mod inspect;
+mod provider;
 mod server;
 mod user;
 mod verify;
@@ -20,7 +22,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::client::WebPkiServerVerifier;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ProtocolVersion, SupportedProtocolVersion, version};
 use thiserror::Error;
@@ -28,11 +30,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 pub use authorities::inspect_ca_file;
+pub use certificate::{CertificateFacts, clock_is_unset, day};
 pub use explain::{Fault, UnknownIssuer};
 pub use files::FileRole;
+pub use inspect::negotiated_cipher;
 pub use server::{ClientCertificates, ServerTls, ServerTlsSettings};
 
-pub(super) use explain::explain_loss;
+pub use explain::explain_loss;
 pub(super) use server::{Accepted, HANDSHAKE_RECORD};
 
 use authorities::Authorities;
@@ -216,34 +220,52 @@ pub enum TlsError {
     Handshake(Fault),
 }
 
-/// Everything of one handshake that is made from files.
-struct Prepared {
+/// Our side of one handshake: what the settings say, and what is in the files that they name.
+pub struct TlsClient {
+    settings: Arc<TlsSettings>,
     connector: TlsConnector,
     server_name: ServerName<'static>,
     verifier: Arc<ServerVerifier>,
-    authorities: Vec<certificate::CertificateFacts>,
+    authorities: Vec<CertificateFacts>,
+    own_chain: Vec<CertificateDer<'static>>,
 }
 
-/// Encrypts a TCP connection.
-///
-/// # Errors
-///
-/// Any [`TlsError`] but those of [`parse_protocols`].
-pub async fn handshake(settings: &Arc<TlsSettings>, tcp: TcpStream) -> Result<TlsStream, TlsError> {
-    let prepared = prepare_aside(settings).await?;
-    // The future of a handshake holds the TLS state by value: too big for the stack of whoever awaits it.
-    let handshake = Box::pin(prepared.connector.connect(prepared.server_name, tcp));
-    handshake.await.map_err(|error| {
-        TlsError::Handshake(Fault::classify(
-            error,
-            &Context {
-                settings,
-                authorities: &prepared.authorities,
-                presented: prepared.verifier.refused(),
-                now: SystemTime::now(),
-            },
-        ))
-    })
+impl TlsClient {
+    /// Reads the files, away from the shard's thread: a CA directory on a memory card takes its time, and frames do not
+    /// wait for it.
+    ///
+    /// # Errors
+    ///
+    /// Any [`TlsError`] but [`TlsError::Handshake`] and those of [`parse_protocols`].
+    pub async fn load(settings: &Arc<TlsSettings>) -> Result<Self, TlsError> {
+        let settings = Arc::clone(settings);
+        match tokio::task::spawn_blocking(move || prepare(settings)).await {
+            Ok(prepared) => prepared,
+            // Only when the runtime is being shut down, or the thread cannot be made.
+            Err(error) => Err(TlsError::Setup(rustls::Error::General(error.to_string()))),
+        }
+    }
+
+    /// Encrypts a TCP connection.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::Handshake`].
+    pub async fn handshake(&self, tcp: TcpStream) -> Result<TlsStream, TlsError> {
+        // The future of a handshake holds the TLS state by value: too big for the stack of whoever awaits it.
+        let handshake = Box::pin(self.connector.connect(self.server_name.clone(), tcp));
+        handshake.await.map_err(|error| {
+            TlsError::Handshake(Fault::classify(
+                error,
+                &Context {
+                    settings: &self.settings,
+                    authorities: &self.authorities,
+                    presented: self.verifier.refused(),
+                    now: SystemTime::now(),
+                },
+            ))
+        })
+    }
 }
 
 /// The name of the version that was agreed on.
@@ -259,46 +281,38 @@ fn version_name(version: ProtocolVersion) -> String {
     }
 }
 
-/// Reads the files away from the shard's thread: a CA directory on a memory card takes its time, and frames do not
-/// wait for it.
-async fn prepare_aside(settings: &Arc<TlsSettings>) -> Result<Prepared, TlsError> {
-    let settings = Arc::clone(settings);
-    match tokio::task::spawn_blocking(move || prepare(&settings)).await {
-        Ok(prepared) => prepared,
-        // Only when the runtime is being shut down, or the thread cannot be made.
-        Err(error) => Err(TlsError::Setup(rustls::Error::General(error.to_string()))),
-    }
-}
-
-fn prepare(settings: &TlsSettings) -> Result<Prepared, TlsError> {
+fn prepare(settings: Arc<TlsSettings>) -> Result<TlsClient, TlsError> {
     let server_name = server_name(&settings.server_name)?;
-    let provider = Arc::new(aws_lc_rs::default_provider());
+    let provider = Arc::new(provider::provider());
     let authorities = Authorities::load(settings.ca_file.as_deref())?;
-    let verifier = server_verifier(settings, authorities.store, authorities.configured, &provider)?;
+    let verifier = server_verifier(&settings, authorities.store, authorities.configured, &provider)?;
 
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&rustls_versions(&settings.versions))
         .map_err(TlsError::Setup)?
         .dangerous()
         .with_custom_certificate_verifier(verifier.clone());
+    let mut own_chain = Vec::new();
     let config = match &settings.cert_file {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let chain = files::certificates(FileRole::ClientCertificate, path)?;
+            own_chain = files::certificates(FileRole::ClientCertificate, path)?;
             let key = files::private_key(settings.key_file.as_ref().unwrap_or(path))?;
             builder
-                .with_client_auth_cert(chain, key)
+                .with_client_auth_cert(own_chain.clone(), key)
                 .map_err(|source| TlsError::ClientCertificate {
                     path: path.clone(),
                     source,
                 })?
         }
     };
-    Ok(Prepared {
+    Ok(TlsClient {
+        settings,
         connector: TlsConnector::from(Arc::new(config)),
         server_name,
         verifier,
         authorities: authorities.facts,
+        own_chain,
     })
 }
 
@@ -374,7 +388,7 @@ mod tests {
             key_file: None,
             versions: Vec::new(),
         };
-        let prepared = prepare(&settings).expect("all there is");
+        let prepared = prepare(Arc::new(settings)).expect("all there is");
         let judge = |seconds| {
             let now = Duration::from_secs(seconds);
             let name = &prepared.server_name;
@@ -383,7 +397,7 @@ mod tests {
                 .verify_server_cert(certificate.der(), &[], name, &[], UnixTime::since_unix_epoch(now))
                 .map_err(|error| {
                     let context = Context {
-                        settings: &settings,
+                        settings: &prepared.settings,
                         authorities: &prepared.authorities,
                         presented: prepared.verifier.refused(),
                         now: SystemTime::UNIX_EPOCH + now,

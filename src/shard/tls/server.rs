@@ -9,7 +9,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustls::crypto::aws_lc_rs;
 use rustls::server::{NoClientAuth, WebPkiClientVerifier, danger::ClientCertVerifier};
 use rustls::{CertificateError, Error, PeerIncompatible, ProtocolVersion, ServerConfig};
 use tokio::net::TcpStream;
@@ -19,7 +18,7 @@ use super::authorities::Authorities;
 use super::explain::rustls_error;
 use super::files::{self, FileRole};
 use super::user::UserNames;
-use super::{TlsError, TlsVersion, rustls_versions, version_name};
+use super::{TlsError, TlsVersion, provider, rustls_versions, version_name};
 
 /// An encrypted connection of a device.
 pub(in crate::shard) type ServerTlsStream = tokio_rustls::server::TlsStream<TcpStream>;
@@ -88,8 +87,8 @@ impl ServerTls {
     pub fn load(settings: &ServerTlsSettings) -> Result<Self, TlsError> {
         let chain = files::certificates(FileRole::ClientCertificate, &settings.cert_file)?;
         let key = files::private_key(settings.key_file.as_ref().unwrap_or(&settings.cert_file))?;
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        let provider = Arc::new(provider::provider());
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&rustls_versions(&settings.versions))
             .map_err(TlsError::Setup)?
             .with_client_cert_verifier(client_verifier(&settings.clients, provider)?)
@@ -98,6 +97,7 @@ impl ServerTls {
                 path: settings.cert_file.clone(),
                 source,
             })?;
+        config.ignore_client_order = provider::ignores_client_order();
         Ok(ServerTls {
             profile: settings.profile.clone(),
             acceptor: TlsAcceptor::from(Arc::new(config)),

@@ -24,7 +24,7 @@ pub(super) enum NameCheck {
     Skipped,
 }
 
-/// The certificate chain that a server presented and that was refused.
+/// What of the certificate chain that a server presented explains why it was refused.
 #[derive(Debug)]
 pub(super) struct Presented {
     /// The server's own certificate, if it could be read.
@@ -60,6 +60,7 @@ pub(super) struct ServerVerifier {
     name_check: NameCheck,
     /// The certificates of the configured CA file.
     configured: Vec<CertificateDer<'static>>,
+    presented: OnceLock<Vec<CertificateDer<'static>>>,
     refused: OnceLock<Presented>,
 }
 
@@ -73,8 +74,14 @@ impl ServerVerifier {
             inner,
             name_check,
             configured,
+            presented: OnceLock::new(),
             refused: OnceLock::new(),
         }
+    }
+
+    /// The chain that was presented, the server's own certificate first.
+    pub(super) fn presented(&self) -> &[CertificateDer<'static>] {
+        self.presented.get().map(Vec::as_slice).unwrap_or_default()
     }
 
     /// What was presented, if it was refused.
@@ -144,6 +151,12 @@ impl ServerCertVerifier for ServerVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        self.presented.get_or_init(|| {
+            let chain = std::iter::once(end_entity).chain(intermediates);
+            chain
+                .map(|certificate| certificate.clone().into_owned())
+                .collect()
+        });
         let verdict = self.judge(end_entity, intermediates, server_name, ocsp_response, now);
         if verdict.is_err() {
             self.refused

@@ -632,5 +632,6 @@ fn settings() -> RouterSettings {
         allow_resumable_link_route: true,
         attach_timeout: Duration::from_secs(15),
         linger: Duration::from_secs(30),
+        trace: Default::default(),
     }
 }

@@ -1,12 +1,11 @@
-//! The `tracing` layer: decides what is of interest, and prints it.
+//! The `tracing` subscriber: decides what is of interest, and prints it.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Event, Metadata, Subscriber};
-use tracing_subscriber::Layer;
-use tracing_subscriber::layer::Context;
 
 use super::level::{Level, LevelSet};
 use super::line::{SEVERITY_FIELD, SeverityVisitor, write_text};
@@ -16,16 +15,16 @@ use super::sink::Sink;
 
 /// Prints events as qdrouterd prints its log.
 ///
-/// Copies share one table. It is replaced whole ([`LineLayer::replace`]), and the lock round it is never held while
+/// Copies share one table. It is replaced whole ([`LineSubscriber::replace`]), and the lock round it is never held while
 /// a line is made or written.
 #[derive(Clone, Debug)]
-pub(super) struct LineLayer {
+pub(super) struct LineSubscriber {
     table: Arc<RwLock<Arc<Table>>>,
 }
 
-impl LineLayer {
+impl LineSubscriber {
     pub(super) fn new(table: Table) -> Self {
-        LineLayer {
+        LineSubscriber {
             table: Arc::new(RwLock::new(Arc::new(table))),
         }
     }
@@ -49,7 +48,7 @@ impl LineLayer {
     }
 }
 
-impl<S: Subscriber> Layer<S> for LineLayer {
+impl Subscriber for LineSubscriber {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
         if self.wants(metadata) {
             Interest::always()
@@ -58,7 +57,7 @@ impl<S: Subscriber> Layer<S> for LineLayer {
         }
     }
 
-    fn enabled(&self, metadata: &Metadata<'_>, _context: Context<'_, S>) -> bool {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         self.wants(metadata)
     }
 
@@ -71,7 +70,7 @@ impl<S: Subscriber> Layer<S> for LineLayer {
         Some(most_verbose.map_or(LevelFilter::OFF, |level| LevelFilter::from_level(level.carrier())))
     }
 
-    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+    fn event(&self, event: &Event<'_>) {
         let table = self.table();
         let module = Module::of_target(event.metadata().target());
         let level = level_of(event);
@@ -92,6 +91,19 @@ impl<S: Subscriber> Layer<S> for LineLayer {
             stderr.write(level, &line(event, level, rule, stderr, &table));
         }
     }
+
+    // Spans are never enabled: nothing of them is kept.
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
 }
 
 /// The levels an event of this call site may turn out to have.
@@ -141,8 +153,6 @@ fn line(event: &Event<'_>, level: Level, rule: &Rule, sink: &Sink, table: &Table
 
 #[cfg(test)]
 mod tests {
-    use tracing_subscriber::Registry;
-
     use super::*;
     use crate::daemon::logging::{LogSettings, ModuleSettings};
 
@@ -162,8 +172,7 @@ mod tests {
             trace_frames,
             ..LogSettings::default()
         };
-        let layer = LineLayer::new(Table::new(&settings).expect("nothing to open"));
-        Layer::<Registry>::max_level_hint(&layer)
+        LineSubscriber::new(Table::new(&settings).expect("nothing to open")).max_level_hint()
     }
 
     #[test]

@@ -360,6 +360,11 @@ fn starts_listens_and_stops_on_every_stop_signal() {
             "CONN_MGR (info) Created SSL Profile with name azure",
             "CONN_MGR (info) Configured Connector: hub.example:5671 proto=any, role=on-demand, sslProfile=azure",
             "CONN_MGR (info) Configured Listener: 127.0.0.1:0 proto=any, role=normal",
+            &format!(
+                "ROUTER (warning) There is no linkRoute in {}, so every link is refused: add a connector and routes \
+                 to it, then reload",
+                site.config().display()
+            ),
             untimed(pid_line),
             &format!("SERVER (notice) Listening on {address}"),
             "SERVER (notice) Shut Down",
@@ -472,6 +477,37 @@ fn frames_are_traced_when_the_environment_says_so() {
     assert!(line.contains("AMQP"), "{line}");
     daemon.send(Signal::SIGTERM);
     assert_eq!(daemon.end().0, Some(0));
+}
+
+#[test]
+fn frames_of_a_device_are_traced_when_the_command_line_names_it() {
+    let site = Site::new(LISTENER);
+    for (named, is_traced) in [("127.0.0.0/8", true), ("127.0.0.2", false)] {
+        let mut daemon =
+            Daemon::start(
+                site.command()
+                    .args(["--trace-device", "nobody", "--trace-device", named]),
+            );
+        let address = bound_address(&daemon.line_with("(notice) Listening on "));
+        let mut device = TcpStream::connect(&address).expect("it listens");
+        device.write_all(b"AMQP\x00\x01\x00\x00").expect("it reads");
+        let mut answer = [0; 8];
+        device.read_exact(&mut answer).expect("the same");
+        // A reload leaves the command line in force.
+        daemon.send(Signal::SIGHUP);
+        daemon.line_with("SERVER (notice) Configuration reloaded: 0 routes; ");
+        let mut device = TcpStream::connect(&address).expect("it listens");
+        device.write_all(b"AMQP\x00\x01\x00\x00").expect("it reads");
+        device.read_exact(&mut answer).expect("the same");
+        daemon.send(Signal::SIGTERM);
+        let (code, lines) = daemon.end();
+        assert_eq!(code, Some(0));
+        for connection in ["[C1]", "[C2]"] {
+            let shown = format!("PROTOCOL (trace) {connection}");
+            let count = lines.iter().filter(|line| line.contains(&shown)).count();
+            assert_eq!(count > 0, is_traced, "{named}: {lines:#?}");
+        }
+    }
 }
 
 #[test]

@@ -393,6 +393,13 @@ fn announce(options: &RunOptions, plan: &Plan, findings: &[Finding]) {
         };
         info!(target: "CONN_MGR", "Configured Listener: {} proto=any, role={role}{profile}", listener.address);
     }
+    if router.routes.is_empty() {
+        warn!(
+            target: "ROUTER",
+            "There is no linkRoute in {}, so every link is refused: add a connector and routes to it, then reload",
+            options.config.display()
+        );
+    }
 }
 
 /// A panic is a bug; in the background nobody would see it anywhere but in the log.

@@ -117,6 +117,7 @@ class RabbitMQ:
 
     name = "RabbitMQ"
     tools = ("rabbitmq-server", "epmd")
+    told = ("PLAIN is accepted", 'product="RabbitMQ"')
     sasl = f"sasl-mechanisms: PLAIN\n    saslUsername: {USER}\n    saslPassword: {PASSWORD}"
     # The scenarios' addresses begin with a slash; routes need not.
     routes = routes("queue", "amq/queue", "topic")
@@ -183,6 +184,7 @@ class BrokerOnProton:
 
     name = "broker on Proton"
     tools = ()
+    told = ("ANONYMOUS is accepted",)
     sasl = Daemon.ANONYMOUS
     routes = routes("jobs", "news")
 

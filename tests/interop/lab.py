@@ -18,6 +18,7 @@ PEERS = {
 REPLY_TIMEOUT = 20.0
 EVENT_TIMEOUT = 20.0
 STOP_TIMEOUT = 8.0
+PROBE_TIMEOUT = 60.0
 LOG_TAIL = 60
 
 
@@ -355,6 +356,21 @@ class Daemon:
     def resident_kib(self):
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+)", status)[1])
+
+    def expect_well(self, binary, *parts):
+        """The doctor (`--check FILE --probe`) finds the hub well, with these things said of it, and shows no secret."""
+        probe = subprocess.run(
+            [str(binary), "--check", str(self.configuration), "--probe"],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PROBE_TIMEOUT,
+        )  # fmt: skip
+        told = probe.stdout + probe.stderr
+        wanted = ("  session ok ", "closed by both sides", "1 connector: all well", *parts)
+        missing = [part for part in wanted if part not in told]
+        if probe.returncode != 0 or missing:
+            raise Failed(f"the doctor ends with {probe.returncode} and lacks {missing}:\n{told}")
+        secrets = re.findall(r"saslPassword: *(\S.*)", self.configuration.read_text())
+        if any(secret in told for secret in secrets):
+            raise Failed("the doctor tells a password")
 
     def check_alive(self):
         if self.process.poll() is not None:

@@ -211,7 +211,9 @@ def run_broker(broker_class, tally, directory, authority, binary, trace):
         for stack in STACKS
     ]
     chosen = [(title, scenario, stack) for title, scenario, stack in chosen if tally.wants(title)]
-    if not chosen:
+    doctor = f"the doctor finds {broker_class.name} well"
+    asks_doctor = binary is not None and tally.wants(doctor)
+    if not chosen and not asks_doctor:
         return
     stand = None
 
@@ -222,6 +224,9 @@ def run_broker(broker_class, tally, directory, authority, binary, trace):
     if not tally.run(f"{broker_class.name} starts", start):
         return
     try:
+        if asks_doctor:
+            told = ("  TLS     ok      TLSv1.", *broker_class.told)
+            tally.run(doctor, lambda: stand.daemon.expect_well(binary, *told), stand.daemon, stand.broker)
         for title, scenario, stack in chosen:
             tally.run(title, lambda: stand.run(scenario.run, stack), stand.daemon, stand.broker)
     finally:

@@ -2,7 +2,7 @@
 //! becomes of it by the entity table, then the note of the reference.
 
 use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
-use linkrouterd::config::entity::{Attribute, Entity, Kind, Support, common_attributes, entities, group};
+use linkrouterd::config::entity::{Attribute, Entity, Support, common_attributes, entities, group};
 use linkrouterd::config::refusal::{REFUSALS, When};
 
 use crate::page::{Table, Text, plain, plain_table};
@@ -85,12 +85,6 @@ fn entry(section: &str, attribute: &Attribute, kind: &[Inline], note: &[Inline],
 /// What the attribute takes, and what it is without.
 fn value(attribute: &Attribute, kind: &[Inline]) -> Text {
     let mut text = kind.to_vec();
-    match attribute.kind {
-        Kind::Integer { min, max: u32::MAX } if min > 0 => text.push(roman(format!(", at least {min}"))),
-        Kind::Integer { max: u32::MAX, .. } => {}
-        Kind::Integer { min, max } => text.push(roman(format!(" from {min} to {max}"))),
-        _ => {}
-    }
     if !attribute.default.is_empty() {
         text.extend([roman("; default "), bold(attribute.default)]);
     }

@@ -207,8 +207,13 @@ impl Daemon {
     }
 
     /// Stops it with SIGTERM, which it must obey with exit code 0; gives all that it wrote.
-    pub(crate) async fn stop(mut self) -> Result<Vec<String>, Failure> {
+    pub(crate) async fn stop(self) -> Result<Vec<String>, Failure> {
         self.signal("TERM").await?;
+        self.ended().await
+    }
+
+    /// Waits for its end, which must be with exit code 0; gives all that it wrote.
+    pub(crate) async fn ended(mut self) -> Result<Vec<String>, Failure> {
         let status = bounded("the daemon's end", self.child.wait()).await??;
         for reader in self.readers.drain(..) {
             bounded("the end of the daemon's output", reader).await??;

@@ -77,6 +77,7 @@ fn level(level: config::LogLevel) -> Level {
 mod tests {
     use super::*;
     use crate::daemon::build::site::Site;
+    use crate::endpoint::trace::TraceFilter;
 
     #[test]
     fn log_sections() {
@@ -105,6 +106,19 @@ mod tests {
             },
         ];
         assert_eq!(log.modules, expected);
+    }
+
+    #[test]
+    fn devices_whose_frames_are_traced() {
+        let text = "log {\n    module: PROTOCOL\n    traceDevice: 10.0.0.7, Netduino-*\n}\n";
+        let plan = Site::new().plan(text, &[]);
+        assert!(plan.log.trace_devices);
+        assert_eq!(
+            *plan.shard.router.trace,
+            TraceFilter::new(["10.0.0.7", "Netduino-*"])
+        );
+        let plan = Site::new().plan("# nothing\n", &[]);
+        assert!(!plan.log.trace_devices && plan.shard.router.trace.is_empty());
     }
 
     #[test]

@@ -289,4 +289,22 @@ mod tests {
         assert!(!table.wanted(Module::PROTOCOL).contains(Level::Debug));
         assert!(!table.wanted(Module::DEFAULT).contains(Level::Trace));
     }
+
+    #[test]
+    fn traced_devices_add_their_frames_to_what_protocol_logs() {
+        let settings = LogSettings {
+            modules: vec![ModuleSettings {
+                levels: Some(LevelSet::from(Level::Error)),
+                ..section("PROTOCOL")
+            }],
+            trace_devices: true,
+            ..LogSettings::default()
+        };
+        let rule = Table::new(&settings)
+            .expect("nothing to open")
+            .rule(Module::PROTOCOL)
+            .clone();
+        assert!(rule.levels.contains(Level::Trace) && rule.levels.contains(Level::Error));
+        assert!(!rule.levels.contains(Level::Debug));
+    }
 }

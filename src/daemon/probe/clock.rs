@@ -13,7 +13,7 @@ pub(super) fn judge(chain: &[CertificateFacts], now: SystemTime) -> (Mark, Strin
     let says = format!("this machine says {}", moment(now));
     if clock_is_unset(now) {
         return (
-            Mark::Failed,
+            Mark::Note,
             format!("{says}: the clock is not set. Let it be set by NTP (timedatectl), or by hand"),
         );
     }
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn a_clock_that_was_never_set() {
         let (mark, text) = judge(&[certificate(NOW, NOW + DAY)], at(DAY));
-        assert_eq!(mark, Mark::Failed);
+        assert_eq!(mark, Mark::Note);
         assert!(
             text.starts_with("this machine says 1970-01-02 00:00 UTC: the clock is not set"),
             "{text}"

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::clock;
@@ -87,7 +86,7 @@ impl Examination {
             None => {
                 let text = "none, everything goes in clear text: the connector has no sslProfile";
                 sheet.step(Step::Tls, Mark::Ok, text);
-                self.speak::<TcpStream>(reached.stream, &target, sheet).await
+                self.speak(reached.stream, &target, sheet).await
             }
         }
     }
@@ -122,14 +121,7 @@ impl Examination {
         sheet: &Sheet,
     ) -> Option<()> {
         let (side, announce) = introduction(&self.container_id, &self.connector, &target.server_name);
-        let connection = Connection::new(
-            1,
-            side,
-            announce,
-            None,
-            Tracing::Nothing,
-            Instant::now().into_std(),
-        );
+        let connection = Connection::new(1, side, announce, None, Tracing::All, Instant::now().into_std());
         let mut exchange = Exchange::new(transport, connection);
         if self.converse(&mut exchange, target, sheet).await.is_none() {
             exchange.give_up().await;

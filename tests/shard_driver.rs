@@ -163,6 +163,63 @@ async fn a_conversation() {
     gateway.stop().await;
 }
 
+/// A service manager's watchdog is fed by this.
+#[tokio::test(flavor = "local")]
+async fn a_shard_beats_as_often_as_asked_while_it_is_idle() {
+    let mut shard = Shard::bind(settings()).unwrap();
+    let mut beats = shard.observe(Some(Duration::from_millis(20)));
+    let (commands, receiver) = mpsc::channel(1);
+    let running = tokio::task::spawn_local(shard.run(receiver));
+    for _ in 0..5 {
+        timeout(PATIENCE, beats.changed())
+            .await
+            .expect("no beat")
+            .unwrap();
+    }
+    commands.send(Command::Shutdown).await.unwrap();
+    running.await.unwrap().unwrap();
+    // The last word is no beat.
+    beats.borrow_and_update();
+    beats.changed().await.expect_err("it has ended");
+}
+
+/// Nobody asked for a rhythm: an idle shard is not woken, one where something happens shows it.
+#[tokio::test(flavor = "local")]
+async fn a_shard_that_is_watched_by_people_only_beats_when_something_happens() {
+    let mut shard = Shard::bind(settings()).unwrap();
+    let (_, address) = shard.bound_addresses()[0];
+    let mut beats = shard.observe(None);
+    let (commands, receiver) = mpsc::channel(1);
+    let running = tokio::task::spawn_local(shard.run(receiver));
+    timeout(PATIENCE, beats.changed())
+        .await
+        .expect("no beat")
+        .unwrap();
+    let silence = Duration::from_millis(2500);
+    timeout(silence, beats.changed())
+        .await
+        .expect_err("a beat for nothing");
+    let first = RawDevice::connect(address).await;
+    timeout(PATIENCE, beats.changed())
+        .await
+        .expect("no beat")
+        .unwrap();
+    assert_eq!(beats.borrow_and_update().devices, 1);
+    // Soon, but not at once, or a storm of devices would be one of beats.
+    let second = RawDevice::connect(address).await;
+    timeout(Duration::from_millis(500), beats.changed())
+        .await
+        .expect_err("too soon");
+    timeout(PATIENCE, beats.changed())
+        .await
+        .expect("no beat")
+        .unwrap();
+    assert_eq!(beats.borrow_and_update().devices, 2);
+    drop((first, second));
+    commands.send(Command::Shutdown).await.unwrap();
+    running.await.unwrap().unwrap();
+}
+
 #[tokio::test(flavor = "local")]
 async fn everything_in_one_packet() {
     let gateway = Gateway::start(settings());

@@ -58,8 +58,7 @@ pub(super) fn bind(settings: &ListenSettings) -> io::Result<Vec<StdListener>> {
     let addresses = addresses(settings)?;
     match bind_addresses(&addresses, settings, Expected::Now) {
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && !addresses.is_empty() => {
-            // The reason stays the first one: it is the one that says something.
-            let bound = bind_addresses(&addresses, settings, Expected::Later).map_err(|_| error)?;
+            let bound = bind_addresses(&addresses, settings, Expected::Later)?;
             let host = &settings.host;
             warn!(target: "SERVER", "No interface has the address {host} (yet): listening for the time when one has");
             Ok(bound)

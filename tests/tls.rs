@@ -105,7 +105,13 @@ async fn the_cipher_suite_suits_this_processor() {
     let Ok((Transport::Tls(stream), _)) = dial(address, settings).await else {
         panic!("not encrypted")
     };
-    let suite = stream.get_ref().1.negotiated_cipher_suite().unwrap().suite();
+    let suite = stream
+        .get_ref()
+        .get_ref()
+        .1
+        .negotiated_cipher_suite()
+        .unwrap()
+        .suite();
     let expected = match has_aes {
         true => rustls::CipherSuite::TLS13_AES_256_GCM_SHA384,
         false => rustls::CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,

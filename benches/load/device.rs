@@ -8,8 +8,10 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::Failure;
-use super::wire::{self, Fields, Frame, Input, MessageTemplate, Role, SessionFlow, Termini, WINDOW, room};
+use super::rig::Failure;
+use super::rig::wire::{
+    self, Fields, Frame, Input, MessageTemplate, Role, SessionFlow, Termini, WINDOW, room,
+};
 
 /// Credit that a receiving device keeps given.
 const CREDIT: u32 = 200;

@@ -15,42 +15,18 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod device;
-mod hub;
 mod report;
-mod router;
+#[path = "../rig/mod.rs"]
+mod rig;
 mod rows;
-mod tls;
-mod wire;
 
-use std::fmt;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
+
+use rig::Failure;
 
 /// Open files that a row may need on either side: a socket for each idle device, and some.
 const OPEN_FILES: u64 = 4096;
-
-/// Why a row came to nothing.
-#[derive(Debug)]
-pub(crate) struct Failure(String);
-
-impl Failure {
-    pub(crate) fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl<E: std::error::Error> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self(error.to_string())
-    }
-}
 
 /// What the command line asks for.
 #[derive(Debug, Default)]
@@ -85,7 +61,7 @@ impl Options {
 }
 
 fn main() -> ExitCode {
-    match allow_open_files().and_then(|()| Options::parse(std::env::args().skip(1))) {
+    match rig::allow_open_files(OPEN_FILES).and_then(|()| Options::parse(std::env::args().skip(1))) {
         Ok(options) => run(&options),
         Err(failure) => {
             eprintln!("{failure}");
@@ -117,30 +93,4 @@ fn run(options: &Options) -> ExitCode {
         eprintln!("{failed} of {} rows failed", failed + measured.len());
         ExitCode::FAILURE
     }
-}
-
-/// Starts this program again with a higher limit of open files, if it has less than the idle row needs.
-fn allow_open_files() -> Result<(), Failure> {
-    const MARK: &str = "LOAD_BENCH_LIMIT_RAISED";
-    let limits = std::fs::read_to_string("/proc/self/limits")?;
-    let soft = limits
-        .lines()
-        .find(|line| line.starts_with("Max open files"))
-        .and_then(|line| line.split_whitespace().nth(3))
-        .and_then(|soft| soft.parse::<u64>().ok());
-    // Not a number is `unlimited`.
-    if soft.is_none_or(|soft| soft >= OPEN_FILES) {
-        return Ok(());
-    }
-    if std::env::var_os(MARK).is_some() {
-        return Err(Failure::new(format!("needs {OPEN_FILES} open files (ulimit -n)")));
-    }
-    let program = std::env::current_exe()?;
-    let error = Command::new("sh")
-        .args(["-c", &format!("ulimit -n {OPEN_FILES} && exec \"$0\" \"$@\"")])
-        .arg(program)
-        .args(std::env::args_os().skip(1))
-        .env(MARK, "1")
-        .exec();
-    Err(error.into())
 }

@@ -3,10 +3,11 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::Options;
 use super::device::{self, DeviceWork, Moments, Tally};
-use super::hub::{Hub, HubWork, Phase};
-use super::router::Router;
-use super::{Failure, Options};
+use super::rig::Failure;
+use super::rig::daemon::{self, Daemon};
+use super::rig::hub::{Hub, HubWork, Phase};
 
 /// One line of the table.
 #[derive(Debug)]
@@ -116,13 +117,13 @@ impl Row {
             Kind::Idle => (DeviceWork::Idle, HubWork::Receive),
         };
         let (hub, ca) = Hub::start(hub_work, !options.direct)?;
-        let router = if options.direct {
+        let daemon = if options.direct {
             None
         } else {
-            Some(Router::start(hub.port, &ca)?)
+            Some(Daemon::start(|ca| daemon::plain_hub(hub.port, ca), &ca)?)
         };
-        let port = router.as_ref().map_or(hub.port, |router| router.port);
-        let mut probe = Probe::new(&hub, router.as_ref(), duration)?;
+        let port = daemon.as_ref().map_or(hub.port, |daemon| daemon.port);
+        let mut probe = Probe::new(&hub, daemon.as_ref(), duration)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -134,8 +135,8 @@ impl Row {
         let tally = tally?;
         self.check(&hub, &tally)?;
         let measured = self.sum_up(&probe, tally)?;
-        if let Some(router) = router {
-            router.stop()?;
+        if let Some(daemon) = daemon {
+            daemon.stop()?;
         }
         Ok(measured)
     }
@@ -207,7 +208,7 @@ impl Row {
             measured.cpu_share = Some(cpu / end.at.duration_since(begin.at).as_secs_f64());
         }
         let records = end.records - begin.records;
-        if probe.router.is_some() && self.kind != Kind::Down && records > 0 {
+        if probe.daemon.is_some() && self.kind != Kind::Down && records > 0 {
             measured.frames_per_record = Some((end.frames - begin.frames) as f64 / records as f64);
         }
         if self.kind == Kind::PingPong {
@@ -228,7 +229,7 @@ fn percentile(sorted: &[Duration], percent: usize) -> Option<Duration> {
 /// Reads the hub's counters and the daemon's at the row's moments.
 struct Probe<'a> {
     hub: &'a Hub,
-    router: Option<&'a Router>,
+    daemon: Option<&'a Daemon>,
     duration: Duration,
     memory_before_kib: Option<u64>,
     begin: Option<Reading>,
@@ -245,11 +246,11 @@ struct Reading {
 }
 
 impl<'a> Probe<'a> {
-    fn new(hub: &'a Hub, router: Option<&'a Router>, duration: Duration) -> Result<Self, Failure> {
-        let memory_before_kib = router.map(|router| router.memory("VmRSS")).transpose()?;
+    fn new(hub: &'a Hub, daemon: Option<&'a Daemon>, duration: Duration) -> Result<Self, Failure> {
+        let memory_before_kib = daemon.map(|daemon| daemon.memory("VmRSS")).transpose()?;
         Ok(Self {
             hub,
-            router,
+            daemon,
             duration,
             memory_before_kib,
             begin: None,
@@ -260,11 +261,11 @@ impl<'a> Probe<'a> {
     fn read(&self) -> Result<Reading, Failure> {
         Ok(Reading {
             at: Instant::now(),
-            cpu: self.router.map(Router::cpu).transpose()?,
+            cpu: self.daemon.map(Daemon::cpu).transpose()?,
             frames: self.hub.counters.frames.load(Ordering::Relaxed),
             records: self.hub.counters.records.load(Ordering::Relaxed),
-            memory_kib: self.router.map(|router| router.memory("VmRSS")).transpose()?,
-            peak_memory_kib: self.router.map(|router| router.memory("VmHWM")).transpose()?,
+            memory_kib: self.daemon.map(|daemon| daemon.memory("VmRSS")).transpose()?,
+            peak_memory_kib: self.daemon.map(|daemon| daemon.memory("VmHWM")).transpose()?,
         })
     }
 }

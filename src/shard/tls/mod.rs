@@ -388,7 +388,7 @@ mod tests {
             key_file: None,
             versions: Vec::new(),
         };
-        let prepared = prepare(&settings).expect("all there is");
+        let prepared = prepare(Arc::new(settings)).expect("all there is");
         let judge = |seconds| {
             let now = Duration::from_secs(seconds);
             let name = &prepared.server_name;
@@ -397,7 +397,7 @@ mod tests {
                 .verify_server_cert(certificate.der(), &[], name, &[], UnixTime::since_unix_epoch(now))
                 .map_err(|error| {
                     let context = Context {
-                        settings: &settings,
+                        settings: &prepared.settings,
                         authorities: &prepared.authorities,
                         presented: prepared.verifier.refused(),
                         now: SystemTime::UNIX_EPOCH + now,

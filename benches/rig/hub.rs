@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::Failure;
+use super::cbs;
 use super::tls::{self, RecordCounter};
 use super::wire::{self, Fields, Frame, Input, MessageTemplate, Role, SessionFlow, Termini, WINDOW, room};
 
@@ -39,6 +40,8 @@ pub(crate) struct Counters {
     pub(crate) records: AtomicU64,
     pub(crate) sent: AtomicU64,
     pub(crate) settled: AtomicU64,
+    /// Requests to `$cbs` that were answered.
+    pub(crate) tokens: AtomicU64,
     faults: Mutex<Vec<String>>,
 }
 
@@ -200,6 +203,8 @@ struct HubLink {
     credit: u32,
     template: Option<MessageTemplate>,
     detached: bool,
+    /// The node is `$cbs`.
+    is_cbs: bool,
 }
 
 /// Where a connection stands before the performatives begin.
@@ -386,6 +391,10 @@ impl HubConnection {
             credit: 0,
             template: None,
             detached: false,
+            is_cbs: [&source, &target]
+                .into_iter()
+                .flatten()
+                .any(|node| node == cbs::NODE),
         };
         match (role, self.serving.work) {
             (Role::Receiver, _) => {
@@ -417,7 +426,7 @@ impl HubConnection {
         }
     }
 
-    fn on_transfer(&mut self, channel: u16, mut fields: Fields<'_>, payload: usize) -> Result<(), Failure> {
+    fn on_transfer(&mut self, channel: u16, mut fields: Fields<'_>, payload: &[u8]) -> Result<(), Failure> {
         let handle = fields
             .uint()
             .ok_or_else(|| Failure::new("a transfer without a handle"))?;
@@ -428,7 +437,7 @@ impl HubConnection {
         counters.frames.fetch_add(1, Ordering::Relaxed);
         counters
             .payload_bytes
-            .fetch_add(payload as u64, Ordering::Relaxed);
+            .fetch_add(payload.len() as u64, Ordering::Relaxed);
 
         let session = self
             .sessions
@@ -438,6 +447,7 @@ impl HubConnection {
         session.since_flow += 1;
         let mut flow_due = session.since_flow >= WINDOW / 2;
         let mut credit = None;
+        let mut is_request = false;
         if !more {
             let expected = session.next_delivery;
             let id = id
@@ -448,13 +458,16 @@ impl HubConnection {
             }
             session.next_delivery = Some(id.wrapping_add(1));
             session.to_accept = Some((session.to_accept.map_or(id, |(first, _)| first), id));
-            counters.deliveries.fetch_add(1, Ordering::Relaxed);
             let link = self
                 .links
                 .get_mut(&(channel, handle))
                 .ok_or_else(|| Failure::new("no such link"))?;
             link.delivery_count = link.delivery_count.wrapping_add(1);
             link.since_flow += 1;
+            is_request = link.is_cbs;
+            if !is_request {
+                counters.deliveries.fetch_add(1, Ordering::Relaxed);
+            }
             if link.since_flow >= CREDIT / 2 {
                 link.since_flow = 0;
                 flow_due = true;
@@ -469,6 +482,30 @@ impl HubConnection {
             };
             wire::flow(&mut self.output, channel, next, credit);
         }
+        if is_request {
+            self.answer_request(channel, payload)?;
+        }
+        Ok(())
+    }
+
+    /// Takes any token. The answer goes over the session's link from `$cbs`, whose credit the daemon keeps up.
+    fn answer_request(&mut self, channel: u16, request: &[u8]) -> Result<(), Failure> {
+        let reply = self
+            .links
+            .iter()
+            .find(|((of, _), link)| *of == channel && link.is_cbs && link.role == Role::Sender)
+            .map(|((_, handle), _)| *handle);
+        let handle = reply.ok_or_else(|| Failure::new("a request without a link for its answer"))?;
+        let session = self
+            .sessions
+            .get_mut(&channel)
+            .ok_or_else(|| no_session(channel))?;
+        let delivery = session.next_outgoing_delivery;
+        cbs::answer(&mut self.output, channel, handle, delivery, request)
+            .ok_or_else(|| Failure::new("a request without a message-id"))?;
+        session.next_outgoing_delivery = delivery.wrapping_add(1);
+        session.next_outgoing = session.next_outgoing.wrapping_add(1);
+        self.serving.counters.tokens.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 

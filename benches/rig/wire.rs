@@ -209,6 +209,17 @@ pub(crate) fn flow(out: &mut Vec<u8>, channel: u16, session: SessionFlow, link: 
     }
 }
 
+/// A small message as one delivery, unsettled, in one frame.
+pub(crate) fn transfer(out: &mut Vec<u8>, channel: u16, handle: u32, id: u32, payload: &[u8]) {
+    FrameWriter::amqp(out, channel, TRANSFER)
+        .uint(handle)
+        .uint(id)
+        .tag(id)
+        .uint(0)
+        .bool(false)
+        .finish_with(payload);
+}
+
 /// How far `next` is below `end`, in the serial numbers of AMQP 1.0 part 2, §2.8.10; nothing when it is beyond.
 pub(crate) fn room(end: u32, next: u32) -> u32 {
     u32::try_from(end.wrapping_sub(next).cast_signed()).unwrap_or(0)
@@ -292,7 +303,7 @@ pub(crate) struct Frame<'a> {
     pub(crate) channel: u16,
     pub(crate) code: u8,
     pub(crate) fields: Fields<'a>,
-    pub(crate) payload: usize,
+    pub(crate) payload: &'a [u8],
 }
 
 /// The first frame in `bytes` and its size, when all of it is there.
@@ -312,13 +323,12 @@ pub(crate) fn read_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, Fai
     };
     let channel = u16::from_be_bytes([high, low]);
     if body.is_empty() {
-        let fields = Fields { rest: &[], left: 0 };
         return Ok(Some((
             Frame {
                 channel,
                 code: EMPTY,
-                fields,
-                payload: 0,
+                fields: Fields::NONE,
+                payload: &[],
             },
             size,
         )));
@@ -327,33 +337,14 @@ pub(crate) fn read_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, Fai
         [0x00, 0x53, code, list @ ..] | [0x00, 0x80, 0, 0, 0, 0, 0, 0, 0, code, list @ ..] => (*code, list),
         _ => return Err(Failure::new("a frame body that is no performative")),
     };
-    let (fields, end) = match list {
-        [0x45, ..] => (Fields { rest: &[], left: 0 }, 1),
-        [0xc0, size, count, rest @ ..] => (
-            Fields {
-                rest,
-                left: u32::from(*count),
-            },
-            2 + usize::from(*size),
-        ),
-        [0xd0, a, b, c, d, e, f, g, h, rest @ ..] => {
-            let size = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
-            (
-                Fields {
-                    rest,
-                    left: u32::from_be_bytes([*e, *f, *g, *h]),
-                },
-                5 + size,
-            )
-        }
-        _ => return Err(Failure::new("a performative that is no list")),
-    };
+    let (fields, payload) =
+        Fields::of_list(list).ok_or_else(|| Failure::new("a performative that is no list"))?;
     Ok(Some((
         Frame {
             channel,
             code,
             fields,
-            payload: list.len().saturating_sub(end),
+            payload,
         },
         size,
     )))
@@ -367,8 +358,28 @@ pub(crate) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// The next field with its constructor.
-    fn next(&mut self) -> Option<&'a [u8]> {
+    const NONE: Self = Fields { rest: &[], left: 0 };
+
+    /// The fields of the encoded list at the front, and what is behind it.
+    fn of_list(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let (list, behind) = bytes.split_at_checked(encoded_size(bytes)?)?;
+        let fields = match list {
+            [0x45] => Fields::NONE,
+            [0xc0, _, count, rest @ ..] => Fields {
+                rest,
+                left: u32::from(*count),
+            },
+            [0xd0, _, _, _, _, a, b, c, d, rest @ ..] => Fields {
+                rest,
+                left: u32::from_be_bytes([*a, *b, *c, *d]),
+            },
+            _ => return None,
+        };
+        Some((fields, behind))
+    }
+
+    /// The next field, encoded, with its constructor.
+    pub(crate) fn encoded(&mut self) -> Option<&'a [u8]> {
         if self.left == 0 {
             return None;
         }
@@ -381,12 +392,12 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn skip(&mut self, count: usize) {
         for _ in 0..count {
-            self.next();
+            self.encoded();
         }
     }
 
     pub(crate) fn uint(&mut self) -> Option<u32> {
-        match self.next()? {
+        match self.encoded()? {
             [0x43] => Some(0),
             [0x52, value] => Some(u32::from(*value)),
             [0x60, a, b] => Some(u32::from(u16::from_be_bytes([*a, *b]))),
@@ -396,7 +407,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn bool(&mut self) -> Option<bool> {
-        match self.next()? {
+        match self.encoded()? {
             [0x41] | [0x56, 1] => Some(true),
             [0x42] | [0x56, 0] => Some(false),
             _ => None,
@@ -404,7 +415,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn text(&mut self) -> Option<String> {
-        match self.next()? {
+        match self.encoded()? {
             [0xa1 | 0xa3, _, text @ ..] | [0xb1 | 0xb3, _, _, _, _, text @ ..] => {
                 Some(String::from_utf8_lossy(text).into_owned())
             }
@@ -414,20 +425,21 @@ impl<'a> Fields<'a> {
 
     /// The first field of a described list: a terminus' address, an error's condition.
     pub(crate) fn first_of_described(&mut self) -> Option<String> {
-        let field = self.next()?;
-        let list = field.get(3..)?;
-        let mut inner = match list {
-            [0xc0, _, count, rest @ ..] => Fields {
-                rest,
-                left: u32::from(*count),
-            },
-            [0xd0, _, _, _, _, _, _, _, count, rest @ ..] => Fields {
-                rest,
-                left: u32::from(*count),
-            },
-            _ => return None,
-        };
-        inner.text()
+        let field = self.encoded()?;
+        Fields::of_list(field.get(3..)?)?.0.text()
+    }
+}
+
+/// The fields of a message's section, if the message has it and it is a list.
+pub(crate) fn section(mut message: &[u8], wanted: u8) -> Option<Fields<'_>> {
+    loop {
+        let (section, rest) = message.split_at_checked(encoded_size(message)?)?;
+        match section {
+            [0x00, 0x53, code, list @ ..] if *code == wanted => {
+                return Fields::of_list(list).map(|(fields, _)| fields);
+            }
+            _ => message = rest,
+        }
     }
 }
 

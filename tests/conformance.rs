@@ -118,3 +118,28 @@ fn every_claim_of_the_threat_model_names_tests_that_exist() {
     let count = check(&shown);
     assert!(count > 10, "only {count} tests are named");
 }
+
+/// Names of tests in running text, told by their many underscores.
+#[test]
+fn every_test_named_in_passing_exists() {
+    let names = names();
+    let mut missing = Vec::new();
+    let mut count = 0;
+    for entry in fs::read_dir(root().join("docs")).expect("the documents") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_none_or(|extension| extension != "md") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).expect("a document");
+        let spans = text.split('`').skip(1).step_by(2);
+        let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        for name in spans.filter(|span| span.chars().all(is_name) && span.matches('_').count() > 3) {
+            count += 1;
+            if !names.contains(name) {
+                missing.push(format!("{}: no such test: {name}", path.display()));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "\n{}\n", missing.join("\n"));
+    assert!(count > 100, "only {count} names found");
+}

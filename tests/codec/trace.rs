@@ -1,6 +1,6 @@
 //! The frame trace where no recording goes: odd headers, secrets in odd places, damage, and sheer size.
 
-use linkrouterd::amqp::display::{Direction, LIMIT, Trace};
+use linkrouterd::amqp::display::{Direction, Encoded, LIMIT, Trace};
 use linkrouterd::amqp::frame::{Frame, FrameType};
 use linkrouterd::amqp::serial::Channel;
 use linkrouterd::amqp::value::{Array, Value};
@@ -186,6 +186,32 @@ fn damage_is_shown_where_it_is() {
             "{body:02x?}"
         );
     }
+}
+
+/// As whoever shows the properties of an open has it.
+#[test]
+fn a_value_by_itself() {
+    let mut bytes = Vec::new();
+    let properties = vec![
+        (Value::Symbol("product".into()), string("a\nb\u{1b}")),
+        (
+            Value::Symbol("key".into()),
+            string("SharedAccessSignature sr=x&sig=y"),
+        ),
+    ];
+    Value::Map(properties).encode(&mut bytes);
+    assert_eq!(
+        Encoded(&bytes).to_string(),
+        r#"{:product="a\x0ab\x1b", :key=(32 bytes)}"#
+    );
+    assert_eq!(
+        Encoded(&bytes[..bytes.len() - 1]).to_string(),
+        "(malformed at byte 1)"
+    );
+    assert_eq!(Encoded(&[]).to_string(), "(malformed at byte 0)");
+    bytes.clear();
+    string(&"x".repeat(3 * LIMIT)).encode(&mut bytes);
+    assert_eq!(Encoded(&bytes).to_string().len(), LIMIT);
 }
 
 #[test]

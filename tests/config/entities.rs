@@ -435,3 +435,13 @@ fn log_sections() {
         &[(3, "error", "did you mean `warning`?")],
     );
 }
+
+#[test]
+fn devices_are_traced_where_the_frames_are() {
+    let log = |module: &str| format!("log {{\n module: {module}\n traceDevice: 10.0.0.7, Netduino-*\n}}\n");
+    expect(&log("PROTOCOL"), &[]);
+    expect(
+        &log("SERVER"),
+        &[(3, "error", "belongs in the section of module PROTOCOL")],
+    );
+}

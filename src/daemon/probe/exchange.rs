@@ -117,7 +117,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
 
     /// Asks for a session, which a peer that is about to close will not begin.
     pub(super) fn begin(&mut self) {
-        if let Err(error) = self.connection.begin_session(false) {
+        if let Err(error) = self.connection.begin_session(true) {
             self.failure = Some(Failure::Fault(error));
         }
     }

@@ -29,6 +29,7 @@ readonly CONTENTS="\
 -rw-r--r-- /usr/share/doc/linkrouterd/examples/telemetry.py
 -rw-r--r-- /usr/share/doc/linkrouterd/migrating-from-qdrouterd.md
 -rw-r--r-- /usr/share/doc/linkrouterd/quick-start.md
+-rw-r--r-- /usr/share/doc/linkrouterd/service.md
 -rw-r--r-- /usr/share/doc/linkrouterd/threat-model.md
 -rw-r--r-- /usr/share/doc/linkrouterd/troubleshooting.md
 -rw-r--r-- /usr/share/fish/vendor_completions.d/linkrouterd.fish

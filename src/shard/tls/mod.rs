@@ -379,7 +379,7 @@ mod tests {
         params.not_before = date_time_ymd(2026, 5, 17);
         params.not_after = date_time_ymd(2099, 1, 1);
         let certificate = params.signed_by(&key(), &root).expect("a certificate");
-        let settings = Arc::new(TlsSettings {
+        let settings = TlsSettings {
             profile: "hub-tls".to_owned(),
             server_name: "hub.example".to_owned(),
             verify_hostname: true,

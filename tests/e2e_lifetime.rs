@@ -287,7 +287,8 @@ async fn a_renewed_ca_is_read_at_the_next_dial_and_a_broken_one_is_named() -> Re
     ensure(line.contains(CA_FILE), || line)?;
 
     replace(daemon.directory(), CA_FILE, &ca)?;
-    let (waited, ..) = bounded("the end of the wait", waiting).await???;
+    let (waited, session, _sender) = bounded("the end of the wait", waiting).await???;
+    device::end(session).await?;
     device::close(waited).await?;
     deliver(&mut connection, &gateway.hub, "second", 2).await?;
     let (_, log) = gateway.stop().await?;

@@ -21,6 +21,7 @@ import azure_scenarios
 import broker_scenarios
 import dialing_brokers
 import gateway_scenarios
+import quick_start
 import raw_scenarios
 from brokers import BROKERS
 from lab import Authority, Daemon, Failed, Peer, port_for_a_hub
@@ -264,6 +265,7 @@ def main():
             run_plain(tally, directory, authority, binary, options.trace)
             dialing_brokers.run(tally, directory, binary, options.trace, STACKS)
             gateway_scenarios.run(tally, directory, authority, binary, options.trace)
+            quick_start.run(tally, directory, authority, binary, options.hub)
     print(f"{time.monotonic() - begun:.0f} s in all")
     print(f"{tally.passed} passed, {tally.failed} failed")
     sys.exit(0 if tally.passed and not tally.failed else 1)

@@ -54,8 +54,8 @@ impl<T: Clone + std::fmt::Debug> Journal<T> {
 
     /// The first entry, past or to come, that `pick` takes.
     pub(crate) async fn find<U>(&self, what: &str, pick: impl FnMut(&T) -> Option<U>) -> Result<U, Failure> {
-        let mut found = self.find_all(what, 1, pick).await?;
-        found.pop().ok_or_else(|| Failure::new(what))
+        let found = self.find_all(what, 1, pick).await?;
+        found.into_iter().next().ok_or_else(|| Failure::new(what))
     }
 
     /// The entries that `pick` takes, once there are at least `count`.

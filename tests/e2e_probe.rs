@@ -360,6 +360,27 @@ async fn peers_of_another_protocol() -> Result<(), Failure> {
     Ok(())
 }
 
+/// It lets us in, opens, and begins a session of its own; but to our begin it has no answer.
+#[tokio::test]
+async fn a_peer_that_begins_sessions_and_answers_none() -> Result<(), Failure> {
+    let peer = serving(Some(
+        b"AMQP\x03\x01\0\0\
+          \0\0\0\x19\x02\x01\0\0\0\x53\x40\xc0\x0c\x01\xa3\x09ANONYMOUS\
+          \0\0\0\x10\x02\x01\0\0\0\x53\x44\xc0\x03\x01\x50\0\
+          AMQP\0\x01\0\0\
+          \0\0\0\x11\x02\0\0\0\0\x53\x10\xc0\x04\x01\xa1\x01x\
+          \0\0\0\x14\x02\0\0\0\0\x53\x11\xc0\x07\x04\x40\x43\x52\x64\x52\x64",
+    ))
+    .await?;
+    let expected = [
+        "  open    ok      the peer answers in ",
+        "  session FAILED  the peer hung up instead of answering our begin",
+    ];
+    let config = site(&connector("127.0.0.1", peer.port(), &[]));
+    told(&config, &[], UNAVAILABLE, &expected).await?;
+    Ok(())
+}
+
 /// They are probed at the same time, so that all of them together take no longer than one.
 #[tokio::test]
 async fn peers_that_cannot_be_reached_or_never_answer() -> Result<(), Failure> {

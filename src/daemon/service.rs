@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::logging;
 use super::systemd::{Manager, monotonic_microseconds, watchdog};
 use crate::router::{ConnectorReport, ConnectorStatus, Overview};
 use crate::shard::Shard;
@@ -224,13 +225,11 @@ impl fmt::Display for Glance<'_> {
 
 /// A status is one line, and what a peer has written must not become an order to the manager.
 fn one_line(text: &str) -> String {
-    let line = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    let mut line: String = line.take(STATUS_MAX + 1).collect();
-    if line.chars().count() > STATUS_MAX {
-        line.pop();
-        line.push('…');
+    let line = logging::one_line(text);
+    match line.char_indices().nth(STATUS_MAX) {
+        Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
+        None => line,
     }
-    line
 }
 
 #[cfg(test)]
@@ -303,7 +302,7 @@ mod tests {
 
     #[test]
     fn what_a_peer_says_is_no_order_to_the_manager() {
-        assert_eq!(one_line("a\nMAINPID=1\r\0b"), "a MAINPID=1  b");
+        assert_eq!(one_line("a\nMAINPID=1\r\0b"), "a\\nMAINPID=1\\r\\x00b");
         let long = one_line(&"é".repeat(STATUS_MAX + 5));
         assert_eq!(long.chars().count(), STATUS_MAX + 1);
         assert!(long.ends_with("é…"), "{long}");

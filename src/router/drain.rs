@@ -10,7 +10,7 @@
 //! more. Where one is parked, its sender hears with the close that it was released. So what a sender saw accepted is at
 //! its receiver, and what it did not it has still.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::connection::{Kind, index};
 use super::connector::State;
@@ -25,15 +25,30 @@ use crate::endpoint::limits;
 /// What devices are told, which then connect again.
 pub(super) const STOPPING: &str = "the gateway stops or restarts; connect again";
 
+/// So many devices are looked at whenever something happens.
+const LOOKED_AT: usize = 100;
+/// For each so many more of them that pass is made so much less often, for events come as fast as there are devices.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// How long a router lives.
 #[derive(Debug, Default)]
 pub(super) enum Life {
     #[default]
     Running,
-    /// Told to stop; these devices have something under way.
-    Draining(Vec<ConnectionKey>),
+    /// Told to stop, and something is under way.
+    Draining(Drain),
     /// Every connection is told to close.
     Closing,
+}
+
+/// A stop that waits.
+#[derive(Debug)]
+pub(super) struct Drain {
+    /// Those that had something under way when they were looked at last.
+    devices: Vec<ConnectionKey>,
+    next_look: Instant,
+    /// When it has taken long enough.
+    deadline: Instant,
 }
 
 impl Router {
@@ -45,31 +60,30 @@ impl Router {
             return;
         }
         self.now = now;
-        let connections = self.connections.iter();
-        let devices: Vec<ConnectionKey> = connections
-            .filter(|(_, entry)| matches!(entry.kind, Kind::Device(_)))
-            .map(|(index, entry)| entry.key(index))
-            .collect();
         for connector in self.connectors.values_mut() {
             if connector.connection().is_none() {
                 connector.state = State::Idle;
             }
         }
-        let (draining, done): (Vec<_>, Vec<_>) = devices.into_iter().partition(|&key| self.is_under_way(key));
-        let count = draining.len();
-        self.life = Life::Draining(draining);
-        for key in done {
-            self.close_for_stop(key, now);
-        }
+        let connections = self.connections.iter();
+        let deadline = now + limits::DRAIN_LIMIT;
+        self.life = Life::Draining(Drain {
+            devices: connections
+                .filter(|(_, entry)| matches!(entry.kind, Kind::Device(_)))
+                .map(|(index, entry)| entry.key(index))
+                .collect(),
+            next_look: now,
+            deadline,
+        });
         self.go_on_stopping(now);
-        if self.is_draining() {
-            let seconds = limits::DRAIN_LIMIT.as_secs();
+        if let Life::Draining(drain) = &self.life {
             tracing::info!(
                 target: "SERVER",
-                "Waiting up to {seconds} s for deliveries under way: connections of devices: {count}"
+                "Waiting up to {} s for deliveries under way: connections of devices: {}",
+                limits::DRAIN_LIMIT.as_secs(),
+                drain.devices.len()
             );
-            let until = Some(now + limits::DRAIN_LIMIT);
-            self.timers.arm(Owner::Drain, &mut None, until);
+            self.timers.arm(Owner::Drain, &mut None, Some(deadline));
         }
     }
 
@@ -82,23 +96,40 @@ impl Router {
         matches!(self.life, Life::Draining(_))
     }
 
-    /// Something has happened: closes the devices that have nothing under way any more, and behind the last of them the
-    /// hubs.
+    /// Something has happened, or time has passed: closes the devices that have nothing under way any more, all of them
+    /// when it has taken long enough, and behind the last of them the hubs.
     #[inline]
     pub(super) fn go_on_stopping(&mut self, now: Instant) {
-        if self.is_draining() {
-            self.close_drained(now);
+        if let Life::Draining(drain) = &self.life {
+            let is_late = now >= drain.deadline;
+            if is_late || now >= drain.next_look {
+                self.close_drained(now);
+            }
+            if is_late {
+                self.give_up_draining(now);
+            }
         }
     }
 
     fn close_drained(&mut self, now: Instant) {
-        let Life::Draining(devices) = &mut self.life else {
+        let Life::Draining(drain) = &mut self.life else {
             return;
         };
-        let devices = std::mem::take(devices);
-        let (draining, done): (Vec<_>, Vec<_>) = devices.into_iter().partition(|&key| self.is_under_way(key));
+        let devices = std::mem::take(&mut drain.devices);
+        let asking = self.devices_with_requests_at_hubs();
+        let (draining, done): (Vec<_>, Vec<_>) = devices
+            .into_iter()
+            .partition(|&key| asking.contains(&key) || self.is_under_way(key));
         let is_over = draining.is_empty() && !self.has_leftover();
-        self.life = Life::Draining(draining);
+        let hundreds = u32::try_from(draining.len() / LOOKED_AT).unwrap_or(u32::MAX);
+        let next_look = now + PAUSE.saturating_mul(hundreds);
+        if next_look > now {
+            self.timers.arm(Owner::Drain, &mut None, Some(next_look));
+        }
+        if let Life::Draining(drain) = &mut self.life {
+            drain.devices = draining;
+            drain.next_look = next_look;
+        }
         for key in done {
             self.close_for_stop(key, now);
         }
@@ -107,12 +138,11 @@ impl Router {
         }
     }
 
-    /// It has taken long enough.
-    pub(super) fn on_drain_due(&mut self, now: Instant) {
-        let Life::Draining(devices) = &mut self.life else {
+    fn give_up_draining(&mut self, now: Instant) {
+        let Life::Draining(drain) = &mut self.life else {
             return;
         };
-        let devices = std::mem::take(devices);
+        let devices = std::mem::take(&mut drain.devices);
         tracing::warn!(
             target: "SERVER",
             "Deliveries were not settled within {} s and are in doubt: connections of devices: {}",
@@ -165,14 +195,14 @@ impl Router {
 
     // ---- what is under way ---------------------------------------------------------------------------------------
 
-    /// Whether a device or a hub waits for an answer that can still come.
+    /// Whether a device or a hub waits for a settlement, or the rest of a delivery, that can still come.
     fn is_under_way(&self, device: ConnectionKey) -> bool {
         self.entry(device).is_some_and(|entry| {
             let pairs = entry
                 .connection
                 .owners()
                 .filter_map(|pair| self.session_pairs.get(index(pair)));
-            self.awaits_cbs_answer(device) || pairs.into_iter().any(|pair| self.is_pair_under_way(pair))
+            pairs.into_iter().any(|pair| self.is_pair_under_way(pair))
         })
     }
 

@@ -398,7 +398,8 @@ impl Router {
                         self.arm_relay();
                     }
                 }
-                Owner::Drain => self.on_drain_due(now),
+                // What is due is done below.
+                Owner::Drain => {}
             }
         }
         self.go_on_stopping(now);

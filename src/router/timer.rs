@@ -17,7 +17,7 @@ pub(super) enum Owner {
     Detaches,
     /// The oldest request to a hub's `$cbs` that waits for its answer.
     Relay,
-    /// A stop that waits for deliveries under way.
+    /// A stop that waits for deliveries under way, to look at them again.
     Drain,
 }
 

@@ -88,6 +88,42 @@ fn a_stop_closes_devices_with_nothing_under_way_at_once() {
     assert!(p.world.router.is_empty());
 }
 
+/// To look at each of them whenever one has moved would cost the square of their number.
+#[test]
+fn a_stop_with_many_devices_looks_at_them_together() {
+    let mut p = tunnel();
+    let names: Vec<String> = (0..250).map(|number| format!("d{number}")).collect();
+    let mut devices = Vec::new();
+    for name in &names {
+        let device = p.world.device(name);
+        p.world.peer(device).attach(0, 0, "up", true, UP);
+        p.world.run();
+        let hub = p.world.peer(p.hub);
+        let link = hub.find(&format!("up@{name}"), false).expect("a receiver");
+        hub.grant(link.0, link.1, 1);
+        devices.push((device, link));
+    }
+    p.world.run();
+    for &(device, _) in &devices {
+        p.world.peer(device).send(0, 0, b"telemetry", false);
+    }
+    p.world.run();
+    stop(&mut p.world);
+    let (last, others) = devices.split_last().expect("many");
+    for &(_, link) in others {
+        p.world.peer(p.hub).settle(link.0, link.1, 0, wire::ACCEPTED);
+    }
+    p.world.run();
+    assert!(others.iter().all(|&(device, _)| !is_closed(&mut p.world, device)));
+    p.world.advance(Duration::from_millis(3));
+    assert!(others.iter().all(|&(device, _)| is_closed(&mut p.world, device)));
+    assert!(!is_closed(&mut p.world, last.0) && !is_closed(&mut p.world, p.hub));
+    p.world.peer(p.hub).settle(last.1.0, last.1.1, 0, wire::ACCEPTED);
+    p.world.run();
+    assert!(is_closed(&mut p.world, last.0), "a single one at once");
+    assert!(p.world.router.is_empty());
+}
+
 #[test]
 fn a_stop_lets_a_device_settle_what_it_was_sent_and_sends_it_nothing_new() {
     let mut p = tunnel();

@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::amqp::display::Encoded;
 use crate::amqp::performative::Open;
+use crate::amqp::serial::Channel;
 use crate::endpoint::ConnectionError;
 use crate::endpoint::connection::Connection;
 use crate::endpoint::event::{Event, Fault};
@@ -31,7 +32,7 @@ pub(super) enum News {
     Admitted,
     /// It has opened the connection.
     Opened(PeerOpen),
-    /// It has begun a session.
+    /// It has begun our session, too.
     Begun,
     /// It has closed the connection; why, if it says so.
     Closed(Option<String>),
@@ -94,6 +95,8 @@ pub(super) enum Farewell {
 pub(super) struct Exchange<S> {
     transport: S,
     connection: Connection,
+    /// Our session, once it is asked for.
+    session: Option<Channel>,
     input: Box<[u8]>,
     news: VecDeque<News>,
     failure: Option<Failure>,
@@ -104,6 +107,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
         Exchange {
             transport,
             connection,
+            session: None,
             input: vec![0; READ_BUFFER].into_boxed_slice(),
             news: VecDeque::new(),
             failure: None,
@@ -117,8 +121,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
 
     /// Asks for a session, which a peer that is about to close will not begin.
     pub(super) fn begin(&mut self) {
-        if let Err(error) = self.connection.begin_session(true) {
-            self.failure = Some(Failure::Fault(error));
+        match self.connection.begin_session(true) {
+            Ok(channel) => self.session = Some(channel),
+            Err(error) => self.failure = Some(Failure::Fault(error)),
         }
     }
 
@@ -143,6 +148,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
         let answer = timeout(CLOSE_TIMEOUT, async {
             while !self.connection.is_over() {
                 self.turn().await?;
+                // Nobody asks for it any more, and the peer may go on for a while.
+                self.news.clear();
             }
             Ok::<_, Failure>(())
         });
@@ -204,7 +211,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
         let fault = loop {
             match self.connection.next_event(&mut deframer, &mut input) {
                 Ok(None) => break None,
-                Ok(Some(event)) => self.news.extend(news_of(&event)),
+                Ok(Some(event)) => self.news.extend(news_of(&event, self.session)),
                 Err(Fault::Connection(error)) => break Some(error),
                 // Nothing of ours is on a session.
                 Err(Fault::Session(..)) => {}
@@ -221,14 +228,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
     }
 }
 
-fn news_of(event: &Event<'_>) -> Option<News> {
+fn news_of(event: &Event<'_>, ours: Option<Channel>) -> Option<News> {
     match event {
         Event::Offered(mechanisms) => Some(News::Offered(
             mechanisms.iter().map(|name| excerpt(name)).collect(),
         )),
         Event::Admitted => Some(News::Admitted),
         Event::Opened(open) => Some(News::Opened(PeerOpen::new(open))),
-        Event::Begun { .. } => Some(News::Begun),
+        // A peer may begin sessions of its own.
+        Event::Begun { channel } => (Some(*channel) == ours).then_some(News::Begun),
         Event::Closed { error } => Some(News::Closed(error.and_then(reason_of_close))),
         Event::Consumed
         | Event::Login { .. }

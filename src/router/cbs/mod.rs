@@ -21,7 +21,7 @@ mod hub;
 mod place;
 mod request;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 
 use super::admission::Denials;
@@ -170,12 +170,15 @@ impl Router {
         self.arm_connector(id);
     }
 
-    /// Whether a hub has a request of this device, and has not answered it.
-    pub(super) fn awaits_cbs_answer(&self, device: ConnectionKey) -> bool {
-        let mut pending = self.relay.pending.values();
-        pending.any(|pending| {
-            matches!(&pending.from, From::Link(asked) if asked.device == device) && pending.sent_on.is_some()
-        })
+    /// The devices whose requests hubs have, and have not answered.
+    pub(super) fn devices_with_requests_at_hubs(&self) -> HashSet<ConnectionKey> {
+        let pending = self.relay.pending.values();
+        pending
+            .filter_map(|pending| match (&pending.from, pending.sent_on) {
+                (From::Link(asked), Some(_)) => Some(asked.device),
+                (From::Link(_) | From::Again(_) | From::Login(_), _) => None,
+            })
+            .collect()
     }
 
     fn forget_request(&mut self, number: u64) -> Option<Pending> {

@@ -40,7 +40,8 @@ impl Router {
             entry.transport.peer,
             excerpt(&claim.audience),
             answer.status,
-            excerpt(answer.description()),
+            // As a part of our sentence, which goes on.
+            excerpt(answer.description().trim_end_matches('.')),
             advice.map(|advice| format!(". {advice}")).unwrap_or_default(),
         );
     }

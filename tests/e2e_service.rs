@@ -457,7 +457,11 @@ async fn an_address_that_is_not_there_yet_does_not_keep_the_others_away() -> Res
     manager.told(&["READY=1"]).await?;
     let addresses = daemon.addresses(2).await?;
     TcpStream::connect(addresses[0]).await?;
-    ensure_eq("the other one", addresses[1].ip().to_string().as_str(), "192.0.2.1")?;
+    ensure_eq(
+        "the other one",
+        addresses[1].ip().to_string().as_str(),
+        "192.0.2.1",
+    )?;
     daemon
         .logged("SERVER (warning) No interface has the address 192.0.2.1 (yet)")
         .await?;

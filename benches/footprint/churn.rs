@@ -33,12 +33,15 @@ enum Visitors {
 
 /// Cycles of devices that come, send a message and leave, one way or the other.
 pub(crate) fn measure(options: &Options) -> Result<Measured, Failure> {
-    let cycles = if options.smoke { 10 } else { 20 };
-    // At most as many with tokens as one connection has room for.
-    let (new, again) = if options.smoke { (100, 100) } else { (1000, 990) };
-    let bound = if options.smoke { GROWTH_AT_FIRST } else { GROWTH };
+    // At most as many with tokens as one connection has room for. Their deadlines stay for up to half a minute after them,
+    // which is the first half of these cycles.
+    let (bound, new, again) = if options.smoke {
+        (GROWTH_AT_FIRST, (10, 100), (10, 100))
+    } else {
+        (GROWTH, (20, 1000), (60, 990))
+    };
     let mut measured = Measured::default();
-    for (visitors, count) in [(Visitors::New, new), (Visitors::Again, again)] {
+    for (visitors, (cycles, count)) in [(Visitors::New, new), (Visitors::Again, again)] {
         repeat(cycles, count, visitors, bound, &mut measured)?;
     }
     Ok(measured)

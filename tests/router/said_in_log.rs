@@ -1,7 +1,14 @@
 //! What the router logs while a test does something.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use tracing::Dispatch;
+use tracing::subscriber::NoSubscriber;
+
+/// While there is one subscriber only, `tracing` asks that of the thread which comes first to a place in the source about
+/// the interest in it; a thread without one would answer for the test that listens.
+static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
 
 /// The lines, with level and module.
 #[derive(Debug)]
@@ -36,6 +43,7 @@ impl Said {
     }
 
     fn down_to(level: tracing::Level, what: impl FnOnce()) -> Self {
+        LazyLock::force(&ANOTHER);
         let pen = Pen::default();
         let writer = pen.clone();
         let subscriber = tracing_subscriber::fmt()

@@ -20,7 +20,7 @@ pub enum FrameType {
 }
 
 impl FrameType {
-    const fn code(self) -> u8 {
+    pub(super) const fn code(self) -> u8 {
         match self {
             FrameType::Amqp => 0,
             FrameType::Sasl => 1,
@@ -105,12 +105,4 @@ pub fn write_frame(
     {
         *field = size.to_be_bytes();
     }
-}
-
-/// Appends the header of a frame whose body is `body_size` bytes.
-pub fn write_frame_header(out: &mut Vec<u8>, channel: Channel, body_size: usize) {
-    let size = u32::try_from(body_size + HEADER_LENGTH).unwrap_or(u32::MAX);
-    let [high, low] = channel.0.to_be_bytes();
-    let [a, b, c, d] = size.to_be_bytes();
-    out.extend_from_slice(&[a, b, c, d, 2, 0, high, low]);
 }

@@ -30,6 +30,7 @@ pub mod header;
 pub mod message;
 pub mod originate;
 pub mod performative;
+pub mod plain;
 pub mod reader;
 pub mod relay;
 pub mod sasl;

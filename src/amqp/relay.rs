@@ -6,13 +6,16 @@
 
 use super::codes::format;
 use super::fields::Tail;
-use super::frame::{FrameType, HEADER_LENGTH, write_frame, write_frame_header};
+use super::frame::{FrameType, HEADER_LENGTH, write_frame};
 use super::performative::{Role, Transfer};
+use super::plain::PlainTransfer;
 use super::serial::{Channel, DeliveryId, Handle, TransferId};
 use super::writer::{Writer, uint_size};
 
 /// Descriptor (3 bytes) and the head of a list32 (9 bytes): the most that precedes a performative's fields.
 const LIST_HEAD: usize = 12;
+/// Frame header, head of the list, handle and delivery-id: the most that precedes the tail of a transfer.
+const TRANSFER_HEAD: usize = HEADER_LENGTH + LIST_HEAD + 2 * 5;
 /// A piece of payload smaller than this is not worth a frame: the peer's max-frame-size cannot carry the head.
 const MIN_PIECE: usize = 64;
 
@@ -107,20 +110,119 @@ pub fn write_transfer(
     if offset > 0 {
         return write_continuation(out, channel, handle, transfer, offset, max_frame_size);
     }
-    let list =
-        uint_size(handle.0) + optional_uint_size(delivery_id.map(|id| id.0)) + transfer.tail.bytes.len();
-    let head = list + if list < 255 { 6 } else { LIST_HEAD };
-    if HEADER_LENGTH + head + transfer.payload.len() <= max_frame_size {
-        write_frame_header(out, channel, head + transfer.payload.len());
-        let mut out = Writer::new(out);
-        out.list_head(0x14, transfer.tail.count.saturating_add(2), list);
-        out.uint(handle.0);
-        out.optional(delivery_id, |out, id| out.uint(id.0));
-        out.tail(transfer.tail);
-        out.raw(transfer.payload);
+    let head = TransferHead::new(
+        channel,
+        handle,
+        delivery_id,
+        transfer.tail,
+        transfer.payload.len(),
+    );
+    if head.frame_size <= max_frame_size {
+        out.reserve(head.frame_size);
+        out.extend_from_slice(head.bytes());
+        out.extend_from_slice(transfer.tail.bytes);
+        out.extend_from_slice(transfer.payload);
         return Written::All;
     }
     write_first_piece(out, channel, handle, delivery_id, transfer, max_frame_size)
+}
+
+/// Appends a transfer that came in one frame, if it fits into one here. `false`: nothing was written.
+#[inline]
+pub fn write_plain(
+    out: &mut Vec<u8>,
+    channel: Channel,
+    handle: Handle,
+    delivery_id: DeliveryId,
+    transfer: &PlainTransfer<'_>,
+    max_frame_size: usize,
+) -> bool {
+    let tail = transfer.tail();
+    let payload = transfer.rest.len().saturating_sub(tail.bytes.len());
+    let head = TransferHead::new(channel, handle, Some(delivery_id), tail, payload);
+    if head.frame_size > max_frame_size {
+        return false;
+    }
+    out.reserve(head.frame_size);
+    out.extend_from_slice(head.bytes());
+    out.extend_from_slice(transfer.rest);
+    true
+}
+
+/// What precedes the carried fields of a transfer: put together here, so that the outbox grows by one piece.
+struct TransferHead {
+    bytes: [u8; TRANSFER_HEAD],
+    length: usize,
+    /// Of the whole frame.
+    frame_size: usize,
+}
+
+impl TransferHead {
+    #[inline]
+    fn new(
+        channel: Channel,
+        handle: Handle,
+        delivery_id: Option<DeliveryId>,
+        tail: Tail<'_>,
+        payload: usize,
+    ) -> Self {
+        let list = uint_size(handle.0) + optional_uint_size(delivery_id.map(|id| id.0)) + tail.bytes.len();
+        let list_head = if list < 255 { 6 } else { LIST_HEAD };
+        let frame_size = HEADER_LENGTH + list_head + list + payload;
+        let mut head = TransferHead {
+            bytes: [0; TRANSFER_HEAD],
+            length: 0,
+            frame_size,
+        };
+        let [high, low] = channel.0.to_be_bytes();
+        head.push(u32::try_from(frame_size).unwrap_or(u32::MAX).to_be_bytes());
+        head.push([2, FrameType::Amqp.code(), high, low]);
+        head.push([format::DESCRIBED, format::SMALLULONG, 0x14]);
+        let count = tail.count.saturating_add(2);
+        match u8::try_from(list + 1) {
+            Ok(size) => head.push([format::LIST8, size, count]),
+            Err(_) => {
+                head.push([format::LIST32]);
+                head.push(u32::try_from(list + 4).unwrap_or(u32::MAX).to_be_bytes());
+                head.push(u32::from(count).to_be_bytes());
+            }
+        }
+        head.uint(handle.0);
+        match delivery_id {
+            Some(id) => head.uint(id.0),
+            None => head.push([format::NULL]),
+        }
+        head
+    }
+
+    #[inline]
+    fn push<const N: usize>(&mut self, bytes: [u8; N]) {
+        if let Some(room) = self
+            .bytes
+            .get_mut(self.length..)
+            .and_then(|room| room.first_chunk_mut())
+        {
+            *room = bytes;
+            self.length += N;
+        }
+    }
+
+    #[inline]
+    fn uint(&mut self, value: u32) {
+        match u8::try_from(value) {
+            Ok(0) => self.push([format::UINT0]),
+            Ok(small) => self.push([format::SMALLUINT, small]),
+            Err(_) => {
+                self.push([format::UINT]);
+                self.push(value.to_be_bytes());
+            }
+        }
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
 }
 
 /// The first of several frames: the original's head with `more` set. An abort is one frame, without its payload, which

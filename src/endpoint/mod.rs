@@ -29,6 +29,7 @@ pub mod limits;
 pub mod link;
 pub mod login;
 pub mod outbox;
+pub mod plain;
 mod sending;
 pub mod session;
 pub mod trace;

@@ -73,6 +73,11 @@ impl IncomingWindow {
         }
     }
 
+    /// So many frames may come before [`refresh`](Self::refresh) does something.
+    pub fn frames_until_refresh(&self) -> u32 {
+        self.remaining.saturating_sub(self.full() / 2)
+    }
+
     /// Opens the window again when half of it is used, `held` frames of ours being still on their way onwards.
     /// `true`: tell the peer.
     pub fn refresh(&mut self, held: u32) -> bool {

@@ -17,6 +17,7 @@ use crate::amqp::fields::Tail;
 use crate::amqp::frame::HEADER_LENGTH;
 use crate::amqp::originate;
 use crate::amqp::performative::{Attach, Performative, Role, Transfer};
+use crate::amqp::plain::PlainTransfer;
 use crate::amqp::serial::{Channel, Handle};
 use crate::amqp::terminus::{Terminus, TerminusKind};
 use crate::endpoint::connection::Announce;
@@ -40,6 +41,13 @@ pub(super) struct MessageSize {
 }
 
 impl MessageSize {
+    /// Whether a message that is one frame is small enough.
+    #[inline]
+    pub(super) fn admits(&self, transfer: &PlainTransfer<'_>) -> bool {
+        let length = transfer.rest.len().saturating_sub(transfer.tail_length);
+        u64::try_from(length).is_ok_and(|length| length <= self.limit)
+    }
+
     /// Counts a frame; `true` when its message is too large.
     #[inline]
     pub(super) fn is_exceeded_by(&mut self, transfer: &Transfer<'_>) -> bool {

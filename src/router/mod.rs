@@ -52,6 +52,7 @@ mod loss;
 mod pace;
 mod pair;
 mod pattern;
+mod plain;
 mod policy;
 mod pool;
 mod prefix;
@@ -325,7 +326,11 @@ impl Router {
         entry.is_awake = true;
         let mut deframer = entry.connection.take_deframer(now);
         let mut input = bytes;
-        while let Some(entry) = self.entry_mut(key) {
+        loop {
+            if !deframer.is_partial() {
+                self.relay_plain(key, &mut input);
+            }
+            let Some(entry) = self.entry_mut(key) else { break };
             match entry.connection.next_event(&mut deframer, &mut input) {
                 Ok(None) => break,
                 Ok(Some(event)) => self.on_event(key, event, now),

@@ -25,7 +25,7 @@ use crate::router::settings::{ConnectorId, ListenerId};
 use crate::router::{Action, ConnectionKey, Login, Overview, Reloaded, Router};
 
 /// Size of the buffer that every connection reads into.
-const READ_BUFFER: usize = 64 * 1024;
+const READ_BUFFER: usize = 128 * 1024;
 /// The timer's resolution: a deadline in the past still leaves a turn to everybody else.
 const TIMER_STEP: Duration = Duration::from_millis(1);
 

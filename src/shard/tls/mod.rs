@@ -26,6 +26,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ProtocolVersion, SupportedProtocolVersion, version};
 use thiserror::Error;
+use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -44,8 +45,15 @@ use certificate::printable;
 use explain::Context;
 use verify::{NameCheck, ServerVerifier};
 
+use crate::endpoint::limits;
+
 /// An encrypted connection.
-pub type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
+pub type TlsStream = tokio_rustls::client::TlsStream<BufReader<TcpStream>>;
+
+/// What is read of the socket at once: rustls by itself asks for 4 KiB, a quarter of a record.
+const READ_AHEAD: usize = 64 * 1024;
+/// Encrypted bytes that may wait for the socket: a full outbox becomes records, and leaves, in one piece.
+const UNSENT: usize = limits::OUTBOX_HIGH + 64 * 1024;
 
 /// A version of TLS that we speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,8 +261,11 @@ impl TlsClient {
     /// [`TlsError::Handshake`].
     pub async fn handshake(&self, tcp: TcpStream) -> Result<TlsStream, TlsError> {
         // The future of a handshake holds the TLS state by value: too big for the stack of whoever awaits it.
-        let handshake = Box::pin(self.connector.connect(self.server_name.clone(), tcp));
-        handshake.await.map_err(|error| {
+        let tcp = BufReader::with_capacity(READ_AHEAD, tcp);
+        let handshake = self.connector.connect_with(self.server_name.clone(), tcp, |session| {
+            session.set_buffer_limit(Some(UNSENT));
+        });
+        Box::pin(handshake).await.map_err(|error| {
             TlsError::Handshake(Fault::classify(
                 error,
                 &Context {

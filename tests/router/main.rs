@@ -20,6 +20,7 @@ mod conformance_small_frames;
 mod conformance_transfer;
 mod hostile;
 mod peer;
+mod plain_runs;
 mod regressions_transfer;
 mod said;
 mod said_in_log;

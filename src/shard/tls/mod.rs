@@ -262,9 +262,11 @@ impl TlsClient {
     pub async fn handshake(&self, tcp: TcpStream) -> Result<TlsStream, TlsError> {
         // The future of a handshake holds the TLS state by value: too big for the stack of whoever awaits it.
         let tcp = BufReader::with_capacity(READ_AHEAD, tcp);
-        let handshake = self.connector.connect_with(self.server_name.clone(), tcp, |session| {
-            session.set_buffer_limit(Some(UNSENT));
-        });
+        let handshake = self
+            .connector
+            .connect_with(self.server_name.clone(), tcp, |session| {
+                session.set_buffer_limit(Some(UNSENT));
+            });
         Box::pin(handshake).await.map_err(|error| {
             TlsError::Handshake(Fault::classify(
                 error,

@@ -235,31 +235,31 @@ fn write_first_piece(
     transfer: &Transfer<'_>,
     max_frame_size: usize,
 ) -> Written {
-    let mut head = Vec::with_capacity(transfer.tail.bytes.len() + 16);
-    let mut fields = Writer::new(&mut head);
-    fields.uint(handle.0);
-    fields.optional(delivery_id, |fields, id| fields.uint(id.0));
-    fields.tail(transfer.before_more);
-    for _ in transfer.before_more.count..3 {
-        fields.null();
-    }
-    let place_of_more = head.len();
-    let mut fields = Writer::new(&mut head);
-    fields.boolean(true);
-    fields.tail(transfer.after_more);
+    let (before, after) = (transfer.before_more, transfer.after_more);
+    let missing = 3u8.saturating_sub(before.count);
+    let size = uint_size(handle.0)
+        + optional_uint_size(delivery_id.map(|id| id.0))
+        + before.bytes.len()
+        + usize::from(missing)
+        + 1
+        + after.bytes.len();
     let payload = if transfer.aborted { &[] } else { transfer.payload };
     // It may be the only one after all: `more` is in its shortest encoding here.
-    if piece_room(head.len(), max_frame_size).is_some_and(|room| payload.len() <= room)
-        && let Some(more) = head.get_mut(place_of_more)
-    {
-        *more = if transfer.more {
-            format::TRUE
-        } else {
-            format::FALSE
-        };
-    }
-    let count = transfer.after_more.count.saturating_add(6);
-    write_piece(out, channel, &head, count, payload, 0, max_frame_size)
+    let is_whole = piece_room(size, max_frame_size).is_some_and(|room| payload.len() <= room);
+    let fields = Fields {
+        count: after.count.saturating_add(6),
+        size,
+    };
+    write_piece(out, channel, fields, payload, 0, max_frame_size, |out| {
+        out.uint(handle.0);
+        out.optional(delivery_id, |out, id| out.uint(id.0));
+        out.tail(before);
+        for _ in 0..missing {
+            out.null();
+        }
+        out.boolean(transfer.more || !is_whole);
+        out.tail(after);
+    })
 }
 
 /// A later frame, with every field: whoever reads by position finds them.
@@ -272,21 +272,35 @@ fn write_continuation(
     max_frame_size: usize,
 ) -> Written {
     let rest = transfer.payload.len().saturating_sub(offset);
-    // A handle and ten fields of one byte each always fit a list8.
+    // A handle and ten fields of one byte each.
     let size = uint_size(handle.0) + 10;
-    let is_last = HEADER_LENGTH + 6 + size + rest <= max_frame_size;
-    let mut head = Vec::with_capacity(size);
-    let mut fields = Writer::new(&mut head);
-    fields.uint(handle.0);
-    for _ in 0..3 {
-        fields.null(); // delivery-id, delivery-tag, message-format
-    }
-    fields.optional(transfer.settled, Writer::boolean);
-    fields.boolean(transfer.more || !is_last);
-    for _ in 0..5 {
-        fields.null(); // rcv-settle-mode, state, resume, aborted, batchable
-    }
-    write_piece(out, channel, &head, 11, transfer.payload, offset, max_frame_size)
+    let is_last = piece_room(size, max_frame_size).is_some_and(|room| rest <= room);
+    let fields = Fields { count: 11, size };
+    write_piece(
+        out,
+        channel,
+        fields,
+        transfer.payload,
+        offset,
+        max_frame_size,
+        |out| {
+            out.uint(handle.0);
+            for _ in 0..3 {
+                out.null(); // delivery-id, delivery-tag, message-format
+            }
+            out.optional(transfer.settled, Writer::boolean);
+            out.boolean(transfer.more || !is_last);
+            for _ in 0..5 {
+                out.null(); // rcv-settle-mode, state, resume, aborted, batchable
+            }
+        },
+    )
+}
+
+/// Count and encoded size of the fields of a frame that is about to be written.
+struct Fields {
+    count: u8,
+    size: usize,
 }
 
 /// How much payload a frame holds behind fields of so many bytes; `None` when it does not even hold those.
@@ -298,13 +312,13 @@ fn piece_room(fields: usize, max_frame_size: usize) -> Option<usize> {
 fn write_piece(
     out: &mut Vec<u8>,
     channel: Channel,
-    head: &[u8],
-    count: u8,
+    fields: Fields,
     payload: &[u8],
     offset: usize,
     max_frame_size: usize,
+    write_fields: impl FnOnce(&mut Writer<'_>),
 ) -> Written {
-    let Some(room) = piece_room(head.len(), max_frame_size) else {
+    let Some(room) = piece_room(fields.size, max_frame_size) else {
         return Written::HeadTooLarge;
     };
     let rest = payload.get(offset..).unwrap_or_default();
@@ -314,8 +328,8 @@ fn write_piece(
     let (piece, left) = rest.split_at_checked(room).unwrap_or((rest, &[]));
     write_frame(out, FrameType::Amqp, channel, |out| {
         let mut out = Writer::new(out);
-        out.list_head(0x14, count, head.len());
-        out.raw(head);
+        out.list_head(0x14, fields.count, fields.size);
+        write_fields(&mut out);
         out.raw(piece);
     });
     if left.is_empty() {

@@ -164,8 +164,16 @@ impl DeliveryMap {
 
     /// A delivery turned out settled while it was still being sent.
     pub(super) fn settle(&mut self, source: DeliveryId) {
-        let mut ignored = Vec::new();
-        self.translate(Ids::Source, source, source, true, &mut ignored);
+        let run = self
+            .runs
+            .iter()
+            .rev()
+            .find(|run| source.since(run.source) < run.length);
+        if let Some(run) = run {
+            let position = run.position + u64::from(source.since(run.source));
+            self.clear(position, position + 1);
+            self.prune();
+        }
     }
 
     /// Whether any delivery is unsettled.

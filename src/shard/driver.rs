@@ -19,17 +19,18 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use super::carrier::Carrier;
 use super::tls;
 use super::turn::{Core, Presence, Turn};
+use crate::endpoint::limits;
 use crate::router::{ConnectionKey, TransportState};
 
-/// What one connection may read in one turn, so that a fast one leaves room for the others. Two full buffers of plain
-/// TCP; TLS yields one record at a time, and a busy hub sends many small ones.
+/// What one connection may read in one turn, so that a fast one leaves room for the others: one full buffer of plain TCP,
+/// and no more than an outbox takes. TLS yields one record at a time, and a busy hub sends many small ones.
 const TURN: ReadBudget = ReadBudget {
-    bytes: 128 * 1024,
+    bytes: limits::OUTBOX_HIGH,
     reads: 32,
 };
 /// What is read of a connection that cannot be written to any more: whatever a socket may hold.
@@ -93,7 +94,7 @@ enum Served {
     Ended(Ending),
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+impl<S: Carrier> Driver<S> {
     /// The driver of a connection that the router has just named `key`.
     pub(super) fn new(transport: S, key: ConnectionKey, turn: Rc<Turn>) -> Self {
         Driver {
@@ -199,13 +200,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     fn read(&mut self, core: &mut Core, now: Instant, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut buffer = ReadBuf::new(&mut core.read_buffer);
-        match Pin::new(&mut self.transport).poll_read(context, &mut buffer) {
+        match self.transport.poll_lend(context, &mut core.read_buffer) {
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                let bytes = buffer.filled();
+            Poll::Ready(Ok(bytes)) if !bytes.is_empty() => {
                 core.router.handle_input(self.key, bytes, now);
-                return Poll::Ready(Ok(bytes.len()));
+                let count = bytes.len();
+                self.transport.consume(count);
+                return Poll::Ready(Ok(count));
             }
             // Also the answer of TLS to a peer that hangs up without close_notify, as many do. AMQP ends with a frame
             // of its own, so nothing can be cut off unnoticed.
@@ -285,9 +286,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let turn = Rc::clone(self.presence.turn());
         for _ in 0..TURN.reads {
             let read = turn.enter(|core, _| {
-                let mut buffer = ReadBuf::new(&mut core.read_buffer);
-                let read = Pin::new(&mut self.transport).poll_read(context, &mut buffer);
-                read.map_ok(|()| buffer.filled().len())
+                let read = self.transport.poll_lend(context, &mut core.read_buffer);
+                let read = read.map_ok(<[u8]>::len);
+                if let Poll::Ready(Ok(count)) = read {
+                    self.transport.consume(count);
+                }
+                read
             });
             match read {
                 Poll::Pending => return Poll::Pending,
@@ -340,7 +344,7 @@ struct Written {
     flushed: bool,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
+impl<S: Carrier> Future for Driver<S> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {

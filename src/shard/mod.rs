@@ -13,6 +13,7 @@
 //! peer), `tls`, `pulse` (how others see that it turns).
 
 mod admission;
+mod carrier;
 pub mod dial;
 mod driver;
 mod listener;

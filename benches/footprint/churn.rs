@@ -67,7 +67,7 @@ fn repeat(
     let first = site.connect(Group::of_its_own(cycles), 1, reach)?;
     let files = process::open_files(&site.daemon)? - 1;
     site.runtime.block_on(fleet::finish(first))?;
-    let (lines, bytes) = site.daemon.logged();
+    let before = site.daemon.logged()?;
     let mut after = Vec::new();
     for cycle in 0..cycles {
         let group = Group {
@@ -78,7 +78,7 @@ fn repeat(
         site.runtime.block_on(fleet::finish(devices))?;
         after.push(when_gone(&site, files)?);
     }
-    let (lines_after, bytes_after) = site.daemon.logged();
+    let logged = site.daemon.logged()?;
     site.stop()?;
 
     let visits = (cycles * count) as f64;
@@ -111,12 +111,12 @@ fn repeat(
         },
         Figure::new(
             "lines logged for a device's visit",
-            (lines_after - lines) as f64 / visits,
+            (logged.lines - before.lines) as f64 / visits,
             "",
         ),
         Figure::new(
             "bytes logged for a device's visit",
-            (bytes_after - bytes) as f64 / visits,
+            (logged.bytes - before.bytes) as f64 / visits,
             "B",
         ),
     ]);

@@ -237,11 +237,8 @@ impl Stretch {
         name: &'static str,
         work: impl FnOnce() -> Result<(), Failure>,
     ) -> Result<Self, Failure> {
-        let (begin, lines, before) = (
-            Instant::now(),
-            site.daemon.logged().0,
-            process::activity(&site.daemon)?,
-        );
+        let logged = site.daemon.logged()?;
+        let (begin, before) = (Instant::now(), process::activity(&site.daemon)?);
         work()?;
         let after = process::activity(&site.daemon)?;
         Ok(Self {
@@ -249,7 +246,7 @@ impl Stretch {
             time: begin.elapsed(),
             stored: after.stored - before.stored,
             waits: after.waits - before.waits,
-            lines: site.daemon.logged().0 - lines,
+            lines: site.daemon.logged()?.lines - logged.lines,
         })
     }
 }

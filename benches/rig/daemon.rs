@@ -1,10 +1,10 @@
 //! The daemon as a process: started with a configuration, watched through `/proc`, ended by its id.
 
-use std::io::{BufRead, BufReader};
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::Failure;
@@ -15,6 +15,10 @@ const TICK: Duration = Duration::from_millis(10);
 const BINARY: &str = "LINKROUTERD_BINARY";
 const START: Duration = Duration::from_secs(10);
 const STOP: Duration = Duration::from_secs(10);
+/// How long a line may take from the daemon's log to us.
+const READING: Duration = Duration::from_secs(10);
+/// A line of ours in the daemon's log.
+const MARK: &str = "mark of the benchmark";
 
 /// A running daemon.
 #[derive(Debug)]
@@ -25,15 +29,16 @@ pub(crate) struct Daemon {
     pub(crate) begun: Instant,
     /// When it said that it listens.
     pub(crate) listening: Instant,
-    log: Arc<LogVolume>,
+    /// What the log has come to, at each mark in it.
+    marks: mpsc::Receiver<LogVolume>,
     _directory: tempfile::TempDir,
 }
 
 /// What the daemon has written to its log.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LogVolume {
-    pub(crate) lines: AtomicU64,
-    pub(crate) bytes: AtomicU64,
+    pub(crate) lines: u64,
+    pub(crate) bytes: u64,
 }
 
 impl Daemon {
@@ -57,10 +62,9 @@ impl Daemon {
         let Some(stderr) = child.stderr.take() else {
             return Err(Failure::new("the daemon has no log"));
         };
-        let log = Arc::new(LogVolume::default());
         let (found, listening) = mpsc::channel();
-        let volume = Arc::clone(&log);
-        std::thread::spawn(move || watch_log(stderr, &volume, &found));
+        let (marked, marks) = mpsc::channel();
+        std::thread::spawn(move || watch_log(stderr, &found, &marked));
         let (port, listening) = match listening.recv_timeout(START) {
             Ok(Ok(found)) => Ok(found),
             Ok(Err(log)) => Err(Failure::new(format!("the daemon does not listen:\n{log}"))),
@@ -72,17 +76,17 @@ impl Daemon {
             port,
             begun,
             listening,
-            log,
+            marks,
             _directory: directory,
         })
     }
 
-    /// Lines and bytes of the log so far.
-    pub(crate) fn logged(&self) -> (u64, u64) {
-        (
-            self.log.lines.load(Ordering::Relaxed),
-            self.log.bytes.load(Ordering::Relaxed),
-        )
+    /// All that the daemon has written to its log before this. Some of it may still be on its way to us: a mark that we
+    /// put behind it tells when we have read so far.
+    pub(crate) fn logged(&self) -> Result<LogVolume, Failure> {
+        let mut log = OpenOptions::new().write(true).open(self.proc("fd/2"))?;
+        log.write_all(format!("{MARK}\n").as_bytes())?;
+        Ok(self.marks.recv_timeout(READING)?)
     }
 
     /// User and system time so far.
@@ -156,19 +160,29 @@ fn end(child: &mut Child) {
     }
 }
 
-/// Reads the log to its end, so that the daemon never waits for it; tells the port that it listens on, and when it said so.
-fn watch_log(log: ChildStderr, volume: &LogVolume, found: &mpsc::Sender<Result<(u16, Instant), String>>) {
+/// Reads the log to its end, so that the daemon never waits for it; tells the port that it listens on, and when it said so,
+/// and at each mark how much was before it.
+fn watch_log(
+    log: ChildStderr,
+    found: &mpsc::Sender<Result<(u16, Instant), String>>,
+    marked: &mpsc::Sender<LogVolume>,
+) {
     let mut head = Vec::new();
+    let mut volume = LogVolume::default();
+    // Nobody waits for what is told any more when the row has failed.
     for line in BufReader::new(log).lines().map_while(Result::ok) {
         let now = Instant::now();
-        volume.lines.fetch_add(1, Ordering::Relaxed);
-        volume.bytes.fetch_add(line.len() as u64 + 1, Ordering::Relaxed);
+        if line == MARK {
+            let _ = marked.send(volume);
+            continue;
+        }
+        volume.lines += 1;
+        volume.bytes += line.len() as u64 + 1;
         if let Some((_, port)) = line.split_once("Listening on 127.0.0.1:") {
             let digits = port
                 .split(|c: char| !c.is_ascii_digit())
                 .next()
                 .unwrap_or_default();
-            // Nobody waits any more when the row has failed.
             let _ = found.send(
                 digits
                     .parse::<u16>()

@@ -75,11 +75,12 @@ impl Kind {
         }
     }
 
-    /// Whether a value of this kind can hold others, and so needs a check of its inside before it is carried.
-    const fn is_nested(self) -> bool {
+    /// Whether bytes of a fitting size may still be no value of this kind, so that they need a check before they are
+    /// carried: what holds other values, text, and an octet that is neither false nor true (AMQP 1.0 part 1, §1.6.2).
+    const fn can_be_wrong_inside(self) -> bool {
         matches!(
             self,
-            Kind::Any | Kind::Described | Kind::Map | Kind::Symbols | Kind::String
+            Kind::Any | Kind::Boolean | Kind::Described | Kind::Map | Kind::Symbols | Kind::String
         )
     }
 }
@@ -218,14 +219,14 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A field that is carried: its encoding, after a check of its type and, where it nests, of its inside.
+    /// A field that is carried: its encoding, after a check of its type and, where need be, of its inside.
     #[inline]
     pub fn raw(&mut self, kind: Kind) -> Result<Option<&'a [u8]>, DecodeError> {
         if !self.present() {
             return Ok(None);
         }
         kind.admits(self.reader.peek_code()?)?;
-        if kind.is_nested() {
+        if kind.can_be_wrong_inside() {
             self.reader.skip_checked()
         } else {
             self.reader.skip()

@@ -450,12 +450,14 @@ impl Router {
         }
         self.release_sessions(key, Farewell::Lost(Some(reason.to_owned())));
         self.release_gate(key);
-        self.connections.try_remove(key.index());
+        if let Some(mut gone) = self.connections.try_remove(key.index()) {
+            self.timers.disarm(Owner::Connection(key), &mut gone.scheduled);
+        }
         match kind {
             Kind::Device(_) => self.device_left(key, now),
             Kind::Upstream(id) => self.on_connector_lost(id, key, now),
             Kind::Broker(_, id) => {
-                if let Some(broker) = self.connectors.remove(&id) {
+                if let Some(broker) = self.forget_connector(id) {
                     let container_id = broker.container_id.as_deref().unwrap_or_default();
                     self.log_routes("Deactivated", &broker.settings.name, container_id);
                 }

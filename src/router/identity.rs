@@ -9,7 +9,7 @@ mod percent;
 mod resource;
 mod token;
 
-pub(super) use diagnosis::diagnose;
+pub use diagnosis::diagnose;
 pub(super) use percent::decoded;
-pub(super) use resource::{Resource, identity_of, in_one_spelling};
-pub(super) use token::{SasToken, TokenFault};
+pub use resource::{Resource, identity_of, in_one_spelling};
+pub use token::{Field, SasToken, TokenFault};

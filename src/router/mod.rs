@@ -44,7 +44,7 @@ mod driver;
 mod eviction;
 mod failover;
 mod flow_control;
-mod identity;
+pub mod identity;
 mod link_names;
 mod local;
 mod login;
@@ -99,7 +99,7 @@ use timer::{Owner, Timers};
 use unanswered::Detaches;
 
 /// Names one connection of one router; never reused, so a stale key is harmless.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionKey {
     index: u32,
     generation: u32,
@@ -219,6 +219,13 @@ impl Router {
         let connector = Connector::new(settings, self.random.hash_one(id));
         self.connectors.insert(id, connector);
         id
+    }
+
+    /// Takes a connector out, and its deadline with it.
+    fn forget_connector(&mut self, id: ConnectorId) -> Option<Connector> {
+        let mut connector = self.connectors.remove(&id)?;
+        self.timers.disarm(Owner::Connector(id), &mut connector.scheduled);
+        Some(connector)
     }
 
     // ---- inputs --------------------------------------------------------------------------------------------------
@@ -371,37 +378,30 @@ impl Router {
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.now = now;
-        while let Some((owner, at)) = self.timers.pop(now) {
+        while let Some(owner) = self.timers.pop(now) {
             match owner {
                 Owner::Connection(key) => {
-                    let Some(entry) = self.entry_mut(key).filter(|entry| entry.scheduled == Some(at)) else {
-                        continue;
-                    };
-                    entry.scheduled = None;
+                    if let Some(entry) = self.entry_mut(key) {
+                        entry.scheduled = None;
+                    }
                     self.on_connection_timeout(key, now);
                 }
                 Owner::Connector(id) => {
-                    let Some(connector) = self.connectors.get_mut(&id).filter(|c| c.scheduled == Some(at))
-                    else {
-                        continue;
-                    };
-                    connector.scheduled = None;
+                    if let Some(connector) = self.connectors.get_mut(&id) {
+                        connector.scheduled = None;
+                    }
                     self.on_connector_timeout(id, now);
                     self.arm_connector(id);
                 }
                 Owner::Detaches => {
-                    if self.detaches.scheduled == Some(at) {
-                        self.detaches.scheduled = None;
-                        self.on_detaches_due(now);
-                        self.arm_detaches();
-                    }
+                    self.detaches.scheduled = None;
+                    self.on_detaches_due(now);
+                    self.arm_detaches();
                 }
                 Owner::Relay => {
-                    if self.relay.scheduled == Some(at) {
-                        self.relay.scheduled = None;
-                        self.on_requests_due(now);
-                        self.arm_relay();
-                    }
+                    self.relay.scheduled = None;
+                    self.on_requests_due(now);
+                    self.arm_relay();
                 }
                 // What is due is done below.
                 Owner::Drain => {}

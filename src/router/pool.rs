@@ -303,7 +303,7 @@ impl Router {
         if !is_unneeded {
             return;
         }
-        self.connectors.remove(&id);
+        self.forget_connector(id);
         if let Some(configured) = self.connectors.get_mut(&head) {
             configured.further.retain(|&other| other != id);
             tracing::info!(

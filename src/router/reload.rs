@@ -137,7 +137,7 @@ impl Router {
     /// Hands over what waits for a connector, and the connection that is still to close; and the same for each further
     /// connection of its pool that anything waits for.
     fn succeed(&mut self, predecessor: ConnectorId, id: ConnectorId, now: Instant) {
-        let Some(mut old) = self.connectors.remove(&predecessor) else {
+        let Some(mut old) = self.forget_connector(predecessor) else {
             return;
         };
         if let Some(key) = old.connection() {
@@ -148,7 +148,7 @@ impl Router {
             match is_needed.then(|| self.grow(id)).flatten() {
                 Some(successor) => self.succeed(further, successor, now),
                 None => {
-                    self.connectors.remove(&further);
+                    self.forget_connector(further);
                 }
             }
         }
@@ -179,7 +179,7 @@ impl Router {
         let pool: Vec<ConnectorId> = self.pool(id).map(|(id, _)| id).collect();
         let gone: Vec<(ConnectorId, Connector)> = pool
             .into_iter()
-            .filter_map(|id| Some((id, self.connectors.remove(&id)?)))
+            .filter_map(|id| Some((id, self.forget_connector(id)?)))
             .collect();
         for (id, mut connector) in gone {
             let what = format!(

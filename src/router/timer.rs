@@ -1,15 +1,15 @@
 //! Deadlines, kept lazily: activity stores a timestamp where it happens, and only a deadline that has passed is
-//! looked at again. Each owner has at most one entry that counts.
+//! looked at again. Each owner has at most one entry, and an owner that goes takes its entry along ([`Timers::disarm`]):
+//! devices come and go faster than their deadlines pass.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::ConnectionKey;
 use super::settings::ConnectorId;
 
 /// Whose deadline it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Owner {
     Connection(ConnectionKey),
     Connector(ConnectorId),
@@ -21,28 +21,10 @@ pub(super) enum Owner {
     Drain,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Entry {
-    at: Instant,
-    owner: Owner,
-}
-
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.at.cmp(&other.at)
-    }
-}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
 /// The deadlines of one router.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
-    heap: BinaryHeap<Reverse<Entry>>,
+    entries: BTreeSet<(Instant, Owner)>,
 }
 
 impl Timers {
@@ -51,21 +33,29 @@ impl Timers {
     pub(super) fn arm(&mut self, owner: Owner, scheduled: &mut Option<Instant>, deadline: Option<Instant>) {
         let Some(at) = deadline else { return };
         if scheduled.is_none_or(|current| at < current) {
+            self.disarm(owner, scheduled);
             *scheduled = Some(at);
-            self.heap.push(Reverse(Entry { at, owner }));
+            self.entries.insert((at, owner));
         }
     }
 
-    /// The first owner whose entry has passed, with the entry's time: it counts if the owner has it scheduled.
-    pub(super) fn pop(&mut self, now: Instant) -> Option<(Owner, Instant)> {
+    /// Forgets the entry that an owner has at `scheduled`.
+    pub(super) fn disarm(&mut self, owner: Owner, scheduled: &mut Option<Instant>) {
+        if let Some(at) = scheduled.take() {
+            self.entries.remove(&(at, owner));
+        }
+    }
+
+    /// The first owner whose entry has passed; it has none any more.
+    pub(super) fn pop(&mut self, now: Instant) -> Option<Owner> {
         if self.next()? > now {
             return None;
         }
-        self.heap.pop().map(|Reverse(entry)| (entry.owner, entry.at))
+        self.entries.pop_first().map(|(_, owner)| owner)
     }
 
     /// The earliest entry.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.heap.peek().map(|Reverse(entry)| entry.at)
+        self.entries.first().map(|&(at, _)| at)
     }
 }

@@ -463,6 +463,30 @@ fn more_unknown_fields_than_a_performative_may_have_are_refused() {
     assert!(Performative::parse(&broken).is_err());
 }
 
+/// A hub may give up the connection of all devices over it.
+#[test]
+fn a_boolean_that_is_neither_false_nor_true_is_refused() {
+    for (code, fields, at) in [(0x12, 14, 8), (0x14, 11, 8), (0x14, 11, 10), (0x15, 6, 5)] {
+        let required: &[u8] = match code {
+            0x12 => &[0xa1, 1, b'l', 0x43, 0x41],
+            0x14 => &[0x43],
+            _ => &[0x41, 0x43],
+        };
+        for (octet, is_fine) in [(0, true), (1, true), (2, false), (0x15, false), (0xff, false)] {
+            let mut list = required.to_vec();
+            let given = if code == 0x12 { 3 } else { required.len() };
+            list.extend(vec![0x40; at - given]);
+            list.extend([0x56, octet]);
+            list.extend(vec![0x40; fields - at - 1]);
+            let size = u8::try_from(list.len() + 1).unwrap();
+            let mut body = vec![0x00, 0x53, code, 0xc0, size, u8::try_from(fields).unwrap()];
+            body.extend(list);
+            let read = Performative::parse(&body);
+            assert_eq!(read.is_ok(), is_fine, "field {at} of {code:#x}: {octet} {read:?}");
+        }
+    }
+}
+
 #[test]
 fn a_head_that_does_not_fit_is_refused_even_without_payload() {
     let state = Value::Described(

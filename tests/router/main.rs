@@ -52,5 +52,6 @@ mod tunnel;
 #[path = "../codec/values.rs"]
 mod values;
 mod vectors;
+mod visits;
 mod wire;
 mod world;

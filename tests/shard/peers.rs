@@ -1,7 +1,4 @@
 //! Certificates and servers made for the tests of the shard.
-//!
-//! Each test binary uses the part that it needs.
-#![allow(dead_code)]
 
 use std::fs;
 use std::io;

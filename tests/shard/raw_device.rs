@@ -1,7 +1,4 @@
 //! A device that sends bytes and looks at frames by their descriptor alone.
-//!
-//! Each test binary uses the part that it needs.
-#![allow(dead_code)]
 
 use std::io;
 use std::net::SocketAddr;

@@ -16,7 +16,7 @@ const SHOWN: usize = 128;
 ///
 /// `status` is that of the answer to a put-token, 0 where there is none: before the request, and for a detach.
 /// `description` is the hub's text. For a success there is something to say only if by our clock it was none.
-pub(in crate::router) fn diagnose(
+pub fn diagnose(
     token: &SasToken,
     now_unix: Option<Duration>,
     hub_host: &str,

@@ -9,7 +9,7 @@ use super::percent;
 /// Device and module ids are compared exactly, all other words without regard to case (IoT Hub: ids are case-sensitive,
 /// SDKs spell the rest in several ways; Service Bus: names are not case-sensitive). Ids are never patterns.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(in crate::router) struct Resource(Reach);
+pub struct Resource(Reach);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Reach {
@@ -22,7 +22,7 @@ enum Reach {
 
 impl Resource {
     /// What an audience stands for: `[SCHEME://]HOST[:PORT][/PATH]`, or `/PATH`, with its escapes read.
-    pub(in crate::router) fn of_audience(audience: &str) -> Self {
+    pub fn of_audience(audience: &str) -> Self {
         let (authority, path) = split_audience(audience);
         let path = path.trim_end_matches('/');
         let is_readable = is_host(authority) || (authority.is_empty() && !path.is_empty());
@@ -38,7 +38,7 @@ impl Resource {
     /// The hub reads the escapes of an address (C# writes the id encoded, others do not). Some clients sign for the
     /// encoded id (C#, node), others for the id: so an encoded id in the token stands for the id as well. Two devices of
     /// which one is named with the encoding of the other's name cannot be told apart.
-    pub(in crate::router) fn covers(&self, address: &str) -> bool {
+    pub fn covers(&self, address: &str) -> bool {
         let granted = match &self.0 {
             Reach::Hub => return true,
             Reach::Below(path) => path,
@@ -53,7 +53,7 @@ impl Resource {
     }
 
     /// The device, and the module, that it is all of: `devices/{id}[/modules/{module}]`, spelled as in the token.
-    pub(in crate::router) fn device(&self) -> Option<(&str, Option<&str>)> {
+    pub fn device(&self) -> Option<(&str, Option<&str>)> {
         let Reach::Below(path) = &self.0 else {
             return None;
         };
@@ -76,13 +76,13 @@ impl Resource {
 }
 
 /// The device, and the module, that an address belongs to, as the hub reads it.
-pub(in crate::router) fn identity_of(address: &str) -> Option<(Cow<'_, str>, Option<Cow<'_, str>>)> {
+pub fn identity_of(address: &str) -> Option<(Cow<'_, str>, Option<Cow<'_, str>>)> {
     let (device, module, _) = split_identity(path_of(address)?)?;
     Some((percent::decoded(device), module.map(percent::decoded)))
 }
 
 /// An address that belongs to a device or a module, in one spelling for all that the hub takes for the same.
-pub(in crate::router) fn in_one_spelling(address: &str) -> Option<String> {
+pub fn in_one_spelling(address: &str) -> Option<String> {
     let path = path_of(address)?.trim_end_matches('/');
     let (device, module, rest) = split_identity(path)?;
     if !path.split('/').all(is_straight) {
@@ -151,15 +151,16 @@ fn is_straight(segment: &str) -> bool {
 fn split_identity(path: &str) -> Option<(&str, Option<&str>, Option<&str>)> {
     let below_devices = split_word(path, "devices")?;
     let (device, rest) = split_segment(below_devices);
-    let (module, rest) = match rest.and_then(|rest| split_word(rest, "modules")) {
-        Some(below_modules) => {
-            let (module, rest) = split_segment(below_modules);
-            (Some(module), rest)
-        }
+    // What names no module is still something of the device.
+    let module = rest
+        .and_then(|rest| split_word(rest, "modules"))
+        .map(split_segment)
+        .filter(|(module, _)| !module.is_empty());
+    let (module, rest) = match module {
+        Some((module, rest)) => (Some(module), rest),
         None => (None, rest),
     };
-    let is_named = !device.is_empty() && module.is_none_or(|module| !module.is_empty());
-    is_named.then_some((device, module, rest))
+    (!device.is_empty()).then_some((device, module, rest))
 }
 
 /// What follows `WORD/`.
@@ -395,6 +396,9 @@ mod tests {
                 Some(("d", Some("m:1"))),
             ),
             ("devices/a%0Ab", Some(("a%0Ab", None))),
+            ("devices/d/modules", Some(("d", None))),
+            ("devices/d/modules/", Some(("d", None))),
+            ("devices/d/modules//twin", Some(("d", None))),
             ("devices//twin", None),
             ("devices", None),
             ("/messages/devicebound", None),
@@ -521,6 +525,7 @@ mod tests {
             ),
             ("devices/D/modules/Modules/X", Some("devices/D/modules/Modules/x")),
             ("devices/D", Some("devices/D")),
+            ("devices/D/modules/", Some("devices/D/modules")),
             ("devices/a%2Fb/twin", None),
             ("devices/D/../E/twin", None),
             ("devices//twin", None),

@@ -9,7 +9,7 @@ use super::resource::{self, Resource};
 /// What a token says; whether it is true is for the hub to say (IoT Hub: `SharedAccessSignature sr=…&sig=…&se=…[&skn=…]`,
 /// the fields in any order). The signature is not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::router) struct SasToken {
+pub struct SasToken {
     audience: String,
     expiry: u64,
     policy: Option<String>,
@@ -17,7 +17,7 @@ pub(in crate::router) struct SasToken {
 
 /// Why a text is not a SAS token that a hub can accept. Never shows the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(in crate::router) enum TokenFault {
+pub enum TokenFault {
     /// The scheme is another one, or none.
     #[error("the token does not begin with `SharedAccessSignature` and a space")]
     Scheme,
@@ -43,10 +43,14 @@ pub(in crate::router) enum TokenFault {
 
 /// The fields of a token that mean something to a hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::router) enum Field {
+pub enum Field {
+    /// `sr`
     Resource,
+    /// `sig`
     Signature,
+    /// `se`
     Expiry,
+    /// `skn`
     Policy,
 }
 
@@ -71,7 +75,10 @@ impl fmt::Display for Field {
 
 impl SasToken {
     /// Reads a token's text.
-    pub(in crate::router) fn parse(text: &str) -> Result<Self, TokenFault> {
+    ///
+    /// # Errors
+    /// [`TokenFault`] where a hub could not accept it, or two readers might read it in two ways.
+    pub fn parse(text: &str) -> Result<Self, TokenFault> {
         let fields = Fields::parse(text)?;
         let written = fields.resource.ok_or(TokenFault::Missing(Field::Resource))?;
         fields.signature.ok_or(TokenFault::Missing(Field::Signature))?;
@@ -92,27 +99,27 @@ impl SasToken {
     }
 
     /// What it is signed for, escapes read: what a put-token request has as its `name`.
-    pub(in crate::router) fn audience(&self) -> &str {
+    pub fn audience(&self) -> &str {
         &self.audience
     }
 
     /// The host that it is signed for, without scheme and port.
-    pub(in crate::router) fn host(&self) -> &str {
+    pub fn host(&self) -> &str {
         host_of(resource::split_audience(&self.audience).0)
     }
 
     /// When it ends, in seconds since 1970.
-    pub(in crate::router) const fn expiry(&self) -> u64 {
+    pub const fn expiry(&self) -> u64 {
         self.expiry
     }
 
     /// The hub's policy whose key signed it, if it was not the device's own.
-    pub(in crate::router) fn policy(&self) -> Option<&str> {
+    pub fn policy(&self) -> Option<&str> {
         self.policy.as_deref()
     }
 
     /// What it opens, once the hub has accepted it.
-    pub(in crate::router) fn resource(&self) -> Resource {
+    pub fn resource(&self) -> Resource {
         Resource::of_audience(&self.audience)
     }
 }

@@ -16,9 +16,10 @@ use linkrouterd::amqp::value::Value;
 use linkrouterd::router::settings::policy::{
     Addresses, GroupSettings, PolicySettings, RemoteHost, VhostPolicy, VhostSettings,
 };
-use linkrouterd::router::settings::{CbsMode, HubLoss, SharingSettings, 
-    ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, HostPort,
-    ListenerId, ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings, RouterSettings,
+use linkrouterd::router::settings::{
+    CbsMode, ConnectorId, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions,
+    HostPort, HubLoss, ListenerId, ListenerRole, ListenerSettings, Matcher, PeerLimits, RouteSettings,
+    RouterSettings, SharingSettings,
 };
 use linkrouterd::router::{Action, ConnectionKey, Router, TransportInfo, TransportState, Verdict};
 

@@ -1,10 +1,5 @@
 //! The shard over real sockets: conversations byte by byte, peers that vanish, a system without file descriptors.
 
-#[path = "shard/peers.rs"]
-mod peers;
-#[path = "shard/raw_device.rs"]
-mod raw_device;
-
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
@@ -12,6 +7,8 @@ use std::process::{Command as Process, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::peers::Authority;
+use crate::raw_device::{BEGIN, CLOSE, HEADER, OPEN, PATIENCE, RawDevice, begin, close, frame, open};
 use linkrouterd::router::settings::policy::PolicySettings;
 use linkrouterd::router::settings::{
     CbsMode, ConnectorRole, ConnectorSettings, ErrorConditions, HostPort, HubLoss, ListenerRole,
@@ -20,8 +17,6 @@ use linkrouterd::router::settings::{
 use linkrouterd::shard::dial::DialSettings;
 use linkrouterd::shard::tls::TlsSettings;
 use linkrouterd::shard::{AddressFamily, Command, ListenSettings, Shard, ShardError, ShardSettings};
-use peers::Authority;
-use raw_device::{BEGIN, CLOSE, HEADER, OPEN, PATIENCE, RawDevice, begin, close, frame, open};
 use rustls::ServerConfig;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -469,7 +464,7 @@ async fn a_hub_is_dialed_over_tls_and_dialed_again_when_lost() {
 async fn a_client_certificate_that_is_missed_late_is_explained() {
     let directory = TempDir::new().unwrap();
     let authority = Authority::new("Test Root");
-    let server = peers::demanding(
+    let server = crate::peers::demanding(
         &authority.issue_for_loopback(),
         authority.certificate.der().clone(),
         &rustls::version::TLS13,
@@ -562,7 +557,7 @@ fn running_out_of_file_descriptors_is_survived() {
     let mut gateway = Process::new("/bin/sh")
         .args([
             "-c",
-            "ulimit -n 32 && exec \"$0\" --exact gateway_process --ignored --nocapture",
+            "ulimit -n 32 && exec \"$0\" --exact driver::gateway_process --ignored --nocapture",
         ])
         .arg(std::env::current_exe().unwrap())
         .stdin(Stdio::piped())

@@ -1,14 +1,12 @@
 //! The vhost policy of the real binary, as a device on `fe2o3-amqp` meets it.
 
-mod support;
-
+use crate::support::broker::numbered;
+use crate::support::device::{self, ensure_disallowed, ensure_says};
+use crate::support::gateway::Gateway;
+use crate::support::raw::{self, RawDevice};
+use crate::support::{Failure, bounded, ensure, ensure_eq, message};
 use fe2o3_amqp::types::definitions::{LinkError, Role};
 use fe2o3_amqp::types::performatives::Performative;
-use support::broker::numbered;
-use support::device::{self, ensure_disallowed, ensure_says};
-use support::gateway::Gateway;
-use support::raw::{self, RawDevice};
-use support::{Failure, bounded, ensure, ensure_eq, message};
 
 const POLICY: &str = "
 policy {

@@ -1,24 +1,22 @@
 //! The real binary under a service manager: what it tells the manager and when, that a stuck one is not fed, and a start
 //! before the clock is set.
 
-mod support;
-
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram as StdDatagram};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::support::certificates::{Authority, Validity};
+use crate::support::daemon::{Daemon, config, tested_program};
+use crate::support::gateway::{BROKER_ROUTES, Gateway};
+use crate::support::journal::Journal;
+use crate::support::raw::{self, RawDevice};
+use crate::support::{Failure, bounded, ensure, ensure_eq};
 use fe2o3_amqp::types::definitions::Role;
 use fe2o3_amqp::types::performatives::Performative;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::time::{ClockId, clock_gettime};
-use support::certificates::{Authority, Validity};
-use support::daemon::{Daemon, config, tested_program};
-use support::gateway::{BROKER_ROUTES, Gateway};
-use support::journal::Journal;
-use support::raw::{self, RawDevice};
-use support::{Failure, bounded, ensure, ensure_eq};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe::Receiver;
@@ -481,7 +479,7 @@ async fn credit_through(
 ) -> Result<(Daemon, RawDevice), Failure> {
     let authority = Authority::new("Test Root", Validity::Current)?;
     let identity = authority.issue(&["localhost"], validity)?;
-    let hub = support::broker::Broker::start(authority.server_config(&identity)?).await?;
+    let hub = crate::support::broker::Broker::start(authority.server_config(&identity)?).await?;
     let config = config(hub.address().port(), &BROKER_ROUTES);
     let daemon = Daemon::start_in(environment, &config, &authority.pem()).await?;
     let device = RawDevice::begin(daemon.address(), raw::open("device", 65_536), raw::begin(0)).await?;

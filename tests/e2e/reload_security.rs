@@ -1,20 +1,18 @@
 //! SIGHUP and who may come in: users, certificates of listeners and the vhost policy are for connections to come, and
 //! nothing of it reaches those who are there.
 
-mod support;
-
 use std::path::Path;
 
+use crate::support::broker::{Broker, Seen, numbered};
+use crate::support::certificates::{Authority, Identity, Validity};
+use crate::support::daemon::{Daemon, config, ensure_none_of, hash_password};
+use crate::support::device::{self, Begun, Opened, Reach, ensure_disallowed, ensure_says, plain};
+use crate::support::raw::{self, DialingBroker};
+use crate::support::{Failure, bounded, ensure, ensure_eq, message};
 use fe2o3_amqp::Sender;
 use fe2o3_amqp::types::definitions::Role;
 use fe2o3_amqp::types::messaging::{Accepted, DeliveryState};
 use fe2o3_amqp::types::performatives::{Attach, Disposition, Performative};
-use support::broker::{Broker, Seen, numbered};
-use support::certificates::{Authority, Identity, Validity};
-use support::daemon::{Daemon, config, ensure_none_of, hash_password};
-use support::device::{self, Begun, Opened, Reach, ensure_disallowed, ensure_says, plain};
-use support::raw::{self, DialingBroker};
-use support::{Failure, bounded, ensure, ensure_eq, message};
 use tempfile::TempDir;
 
 const PASSWORD: &str = "correct horse";

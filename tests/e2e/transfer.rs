@@ -1,20 +1,18 @@
 //! Messages through the real binary, `fe2o3-amqp` at both ends: everything that was sent arrives once, unchanged and in
 //! order, and every outcome comes back with all its fields.
 
-mod support;
-
 use std::collections::BTreeSet;
 
+use crate::support::broker::{Seen, modification, number_of, numbered, rejection};
+use crate::support::device::{self, Received};
+use crate::support::gateway::Gateway;
+use crate::support::raw::{self, RawDevice};
+use crate::support::{Failure, bounded, ensure, ensure_eq, message};
 use fe2o3_amqp::types::definitions::{Handle, ReceiverSettleMode, Role};
 use fe2o3_amqp::types::messaging::{Body, Outcome};
 use fe2o3_amqp::types::performatives::Performative;
 use fe2o3_amqp::types::primitives::Value;
 use fe2o3_amqp::{Receiver, Sender};
-use support::broker::{Seen, modification, number_of, numbered, rejection};
-use support::device::{self, Received};
-use support::gateway::Gateway;
-use support::raw::{self, RawDevice};
-use support::{Failure, bounded, ensure, ensure_eq, message};
 
 const MEBIBYTE: usize = 1024 * 1024;
 

@@ -1,13 +1,11 @@
 //! Floods through the real binary: no window, however narrow and however it is refreshed, makes anybody wait for ever; and
 //! large messages stream through little memory.
 
-mod support;
-
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use support::bare::{Bare, Manners, Part, Refresh};
-use support::daemon::Daemon;
-use support::{Failure, ensure, ensure_eq};
+use crate::support::bare::{Bare, Manners, Part, Refresh};
+use crate::support::daemon::Daemon;
+use crate::support::{Failure, ensure, ensure_eq};
 use tokio::net::{TcpListener, TcpStream};
 
 /// IoT Hub's own numbers.
@@ -66,7 +64,7 @@ fn config(hub_port: u16) -> String {
 async fn exchange(device: Manners, hub: Manners) -> Result<(usize, usize), Failure> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let daemon = Daemon::start(&config(listener.local_addr()?.port()), "").await?;
-    let (hub_stream, _) = support::bounded("the daemon's dial", listener.accept()).await??;
+    let (hub_stream, _) = crate::support::bounded("the daemon's dial", listener.accept()).await??;
     let device_stream = TcpStream::connect(daemon.address()).await?;
     let before = resident(&daemon, "VmRSS:")?;
     let progress = [AtomicU64::new(0), AtomicU64::new(0)];

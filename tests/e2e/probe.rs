@@ -1,7 +1,5 @@
 //! `--check FILE --probe`: what a person reads about a hub that is well, and about each way in which one is not.
 
-mod support;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -11,12 +9,12 @@ use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use support::article;
-use support::broker::Broker;
-use support::certificates::{Authority, Validity};
-use support::daemon::{CA_FILE, ensure_none_of, probe};
-use support::iot_hub::{IotHub, Observed};
-use support::{Failure, ensure, ensure_eq};
+use crate::support::article;
+use crate::support::broker::Broker;
+use crate::support::certificates::{Authority, Validity};
+use crate::support::daemon::{CA_FILE, ensure_none_of, probe};
+use crate::support::iot_hub::{IotHub, Observed};
+use crate::support::{Failure, ensure, ensure_eq};
 
 /// All connectors are well.
 const WELL: i32 = 0;

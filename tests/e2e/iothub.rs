@@ -1,8 +1,12 @@
 //! IoT Hub behind the router: the article's scenario, what becomes of settlement modes and refusals, and a hub that goes
 //! away in mid-stream. The router is the real binary, the hub a strict stand-in, and the devices `fe2o3-amqp`.
 
-mod support;
-
+use crate::support::article::{self, DEVICE, Secrets};
+use crate::support::device::{self, Begun, Opened, PutToken};
+use crate::support::gateway::Gateway;
+use crate::support::iot_hub::{Identity, IotHub, Node, Observed, Order};
+use crate::support::sas::{self, Key};
+use crate::support::{Failure, bounded, daemon, ensure, ensure_eq, message};
 use fe2o3_amqp::link::SenderAttachError;
 use fe2o3_amqp::types::definitions::{
     AmqpError, Error, ErrorCondition, LinkError, ReceiverSettleMode, SenderSettleMode,
@@ -10,12 +14,6 @@ use fe2o3_amqp::types::definitions::{
 use fe2o3_amqp::types::messaging::{Body, DeliveryState, MessageId};
 use fe2o3_amqp::types::primitives::Value;
 use fe2o3_amqp::{Receiver, Sendable, Sender};
-use support::article::{self, DEVICE, Secrets};
-use support::device::{self, Begun, Opened, PutToken};
-use support::gateway::Gateway;
-use support::iot_hub::{Identity, IotHub, Node, Observed, Order};
-use support::sas::{self, Key};
-use support::{Failure, bounded, daemon, ensure, ensure_eq, message};
 
 fn events() -> String {
     format!("/devices/{DEVICE}/messages/events")

@@ -2,8 +2,13 @@
 //! commands, frame by frame. Two devices of a kind run the same program at the same time, so that whatever a library
 //! does not tell apart, the router must.
 
-mod support;
-
+use crate::support::article::{self, HUB};
+use crate::support::client::{self, Board, Client, SAS, own_path};
+use crate::support::device::{self, PutToken};
+use crate::support::gateway::Gateway;
+use crate::support::iot_hub::{IotHub, Observed};
+use crate::support::sas::Key;
+use crate::support::{Failure, ensure, ensure_eq, message};
 use bytes::Bytes;
 use fe2o3_amqp::types::definitions::{ReceiverSettleMode, Role};
 use fe2o3_amqp::types::messaging::annotations::OwnedKey;
@@ -12,13 +17,6 @@ use fe2o3_amqp::types::messaging::{
 };
 use fe2o3_amqp::types::performatives::Attach;
 use fe2o3_amqp::types::primitives::Value;
-use support::article::{self, HUB};
-use support::client::{self, Board, Client, SAS, own_path};
-use support::device::{self, PutToken};
-use support::gateway::Gateway;
-use support::iot_hub::{IotHub, Observed};
-use support::sas::Key;
-use support::{Failure, ensure, ensure_eq, message};
 
 const DEVICES: [&str; 2] = ["one", "two"];
 

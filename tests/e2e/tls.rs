@@ -1,18 +1,16 @@
 //! A hub that cannot be trusted: what the operator reads in the log.
 
-mod support;
-
 use std::sync::Arc;
 
+use crate::support::article;
+use crate::support::certificates::{Authority, Validity};
+use crate::support::daemon::{self, ARTICLE_ROUTES, Daemon};
+use crate::support::iot_hub::{IotHub, Observed};
+use crate::support::raw::{self, RawDevice};
+use crate::support::{Failure, ensure_eq};
 use fe2o3_amqp::types::definitions::Role;
 use fe2o3_amqp::types::performatives::Performative;
 use rustls::ServerConfig;
-use support::article;
-use support::certificates::{Authority, Validity};
-use support::daemon::{self, ARTICLE_ROUTES, Daemon};
-use support::iot_hub::{IotHub, Observed};
-use support::raw::{self, RawDevice};
-use support::{Failure, ensure_eq};
 
 /// Starts a router that trusts `ca` before a hub with these TLS settings, lets a device ask for a link, and waits for a
 /// warning that has all of `expected` in its one line.

@@ -1,15 +1,13 @@
 //! Link recovery through the real binary, `fe2o3-amqp` at both ends: a device detaches without closing and attaches again
 //! with its unsettled map, and the hub resumes what was not settled.
 
-mod support;
-
+use crate::support::broker::{Seen, numbered};
+use crate::support::device;
+use crate::support::gateway::Gateway;
+use crate::support::{Failure, bounded, ensure, ensure_eq, message};
 use fe2o3_amqp::Receiver;
 use fe2o3_amqp::link::receiver::ResumingReceiver;
 use fe2o3_amqp::types::messaging::{Source, TerminusDurability, TerminusExpiryPolicy};
-use support::broker::{Seen, numbered};
-use support::device;
-use support::gateway::Gateway;
-use support::{Failure, bounded, ensure, ensure_eq, message};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_detaches_attaches_again_and_its_unsettled_delivery_is_resumed() -> Result<(), Failure> {

@@ -1,18 +1,16 @@
 //! A hub that has stand-ins, or goes by another name than where it is dialed: the real binary over TLS.
 
-mod support;
-
+use crate::support::article;
+use crate::support::broker::Broker;
+use crate::support::certificates::{Authority, Validity};
+use crate::support::daemon::{ARTICLE_ROUTES, Daemon, config};
+use crate::support::gateway::{BROKER_ROUTES, Gateway};
+use crate::support::iot_hub::{IotHub, Observed};
+use crate::support::raw::{self, RawDevice};
+use crate::support::{Failure, bounded, ensure, ensure_eq};
 use fe2o3_amqp::types::definitions::{Fields, Handle, Role};
 use fe2o3_amqp::types::performatives::{Detach, Flow, Performative};
 use fe2o3_amqp::types::primitives::{OrderedMap, Symbol, Value};
-use support::article;
-use support::broker::Broker;
-use support::certificates::{Authority, Validity};
-use support::daemon::{ARTICLE_ROUTES, Daemon, config};
-use support::gateway::{BROKER_ROUTES, Gateway};
-use support::iot_hub::{IotHub, Observed};
-use support::raw::{self, RawDevice};
-use support::{Failure, bounded, ensure, ensure_eq};
 
 async fn device(daemon: &Daemon, max_frame_size: u32) -> Result<RawDevice, Failure> {
     let open = raw::open("device", max_frame_size);
@@ -101,8 +99,9 @@ async fn fails_over(
     let detached = |performative| matches!(performative, Performative::Detach(Detach { .. })).then_some(());
     device.expect("the loss", detached).await?;
     attach(&mut device, 1, "sink/accept/two").await?;
-    let opened =
-        |seen: &support::broker::Seen| matches!(seen, support::broker::Seen::Opened(_)).then_some(());
+    let opened = |seen: &crate::support::broker::Seen| {
+        matches!(seen, crate::support::broker::Seen::Opened(_)).then_some(())
+    };
     second.journal().find("the second hub's open", opened).await?;
     let second_host = format!("host=localhost:{}", second.address().port());
     daemon.logged(&second_host).await?;
@@ -180,7 +179,7 @@ async fn a_listener_announces_its_hosts_if_they_fit() -> Result<(), Failure> {
     let daemon = Daemon::start(&text, "").await?;
     for (max_frame_size, fits) in [(65_536, true), (512, false)] {
         let mut device = RawDevice::connect(daemon.address()).await?;
-        device.writer.raw(support::wire::AMQP_HEADER.to_vec());
+        device.writer.raw(crate::support::wire::AMQP_HEADER.to_vec());
         device.send(Performative::Open(raw::open("device", max_frame_size)))?;
         device.expect_header().await?;
         let open = |performative| match performative {

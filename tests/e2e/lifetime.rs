@@ -1,26 +1,24 @@
 //! The life of the real binary: a stop that lets what has begun end, certificates that are read at every dial, and the
 //! frames of one device.
 
-mod support;
-
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::support::broker::{Broker, number_of, numbered};
+use crate::support::certificates::{Authority, Identity, Validity};
+use crate::support::daemon::{CA_FILE, Daemon, config};
+use crate::support::device::{self, Opened, Reach};
+use crate::support::gateway::{BROKER_ROUTES, Gateway};
+use crate::support::journal::Journal;
+use crate::support::raw::{self, DialingBroker, RawDevice};
+use crate::support::{Failure, bounded, ensure, ensure_eq, message};
 use fe2o3_amqp::Connection;
 use fe2o3_amqp::types::definitions::Role;
 use fe2o3_amqp::types::messaging::{Accepted, DeliveryState};
 use fe2o3_amqp::types::performatives::{Close, Disposition, Performative, Transfer};
 use rustls::pki_types::CertificateDer;
-use support::broker::{Broker, number_of, numbered};
-use support::certificates::{Authority, Identity, Validity};
-use support::daemon::{CA_FILE, Daemon, config};
-use support::device::{self, Opened, Reach};
-use support::gateway::{BROKER_ROUTES, Gateway};
-use support::journal::Journal;
-use support::raw::{self, DialingBroker, RawDevice};
-use support::{Failure, bounded, ensure, ensure_eq, message};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_rustls::TlsAcceptor;

@@ -1,13 +1,11 @@
 //! Ten devices at once behind one connection to IoT Hub, in every way that a hub may treat a second pair of `$cbs`
 //! links: they never make one. The router is the real binary, the hub a strict stand-in, the devices `fe2o3-amqp`.
 
-mod support;
-
-use support::article::{self, Secrets};
-use support::fleet;
-use support::gateway::Gateway;
-use support::iot_hub::settings::CbsMode;
-use support::{Failure, daemon, ensure};
+use crate::support::article::{self, Secrets};
+use crate::support::fleet;
+use crate::support::gateway::Gateway;
+use crate::support::iot_hub::settings::CbsMode;
+use crate::support::{Failure, daemon, ensure};
 
 #[tokio::test]
 async fn ten_devices_share_one_connection_and_none_passes_for_another() -> Result<(), Failure> {

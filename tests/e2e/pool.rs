@@ -3,8 +3,6 @@
 //!
 //! `LINKROUTERD_POOL_DEVICES=3000` is the full size: three thousand devices, 995 tokens on one connection.
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -12,11 +10,11 @@ use fe2o3_amqp::types::messaging::MessageId;
 use tokio::sync::{Barrier, Semaphore};
 use tokio::task::JoinSet;
 
-use support::device::{self, Opened, PutToken, Reach};
-use support::gateway::Gateway;
-use support::iot_hub::{ConnectionId, Observed, Settings};
-use support::sas::Key;
-use support::{Failure, article, bounded, ensure_eq};
+use crate::support::device::{self, Opened, PutToken, Reach};
+use crate::support::gateway::Gateway;
+use crate::support::iot_hub::{ConnectionId, Observed, Settings};
+use crate::support::sas::Key;
+use crate::support::{Failure, article, bounded, ensure_eq};
 
 /// How many devices there are in a usual run.
 const SIZE: usize = 300;

@@ -1,11 +1,18 @@
 //! `$cbs` through the real binary: what each kind of client sends, what devices do to each other and to the router, and a
 //! hub that may treat a second pair of `$cbs` links in any of four ways: it never sees one.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::support::article::{self, DEVICE, Secrets};
+use crate::support::device::{self, Granted, Opened, PutToken};
+use crate::support::gateway::Gateway;
+use crate::support::iot_hub::settings::CbsMode;
+use crate::support::iot_hub::{IotHub, Observed, Order, Settings};
+use crate::support::raw::{self, RawDevice};
+use crate::support::sas::Key;
+use crate::support::wire::{self, AMQP_HEADER};
+use crate::support::{Failure, bounded, daemon, ensure, ensure_eq, message};
 use bytes::Bytes;
 use fe2o3_amqp::types::definitions::{Handle, Role};
 use fe2o3_amqp::types::messaging::{
@@ -14,15 +21,6 @@ use fe2o3_amqp::types::messaging::{
 use fe2o3_amqp::types::performatives::{Attach, Begin, Detach, Performative};
 use fe2o3_amqp::types::primitives::{Binary, Uuid, Value};
 use fe2o3_amqp::{Receiver, Sender};
-use support::article::{self, DEVICE, Secrets};
-use support::device::{self, Granted, Opened, PutToken};
-use support::gateway::Gateway;
-use support::iot_hub::settings::CbsMode;
-use support::iot_hub::{IotHub, Observed, Order, Settings};
-use support::raw::{self, RawDevice};
-use support::sas::Key;
-use support::wire::{self, AMQP_HEADER};
-use support::{Failure, bounded, daemon, ensure, ensure_eq, message};
 use tokio::task::JoinSet;
 
 const TOKEN_TYPE: &str = "servicebus.windows.net:sastoken";

@@ -1,8 +1,6 @@
 //! Devices that log in to IoT Hub by SASL PLAIN, their SAS token for a password: the real binary, a strict stand-in of the
 //! hub, `fe2o3-amqp` as device, and the micro client's way of saying everything at once.
 
-mod support;
-
 use std::net::SocketAddr;
 
 use fe2o3_amqp::Connection;
@@ -12,15 +10,15 @@ use fe2o3_amqp::types::sasl::{SaslCode, SaslInit, SaslOutcome};
 use serde_bytes::ByteBuf;
 use tokio::net::TcpStream;
 
-use support::article::{self, DEVICE, device_key, device_token};
-use support::daemon::ensure_none_of;
-use support::device::{self, Opened, plain};
-use support::gateway::Gateway;
-use support::iot_hub::{IotHub, Observed};
-use support::raw::{self, RawDevice};
-use support::sas::{self, Key};
-use support::wire::{AMQP_HEADER, Frame, SASL_HEADER};
-use support::{Failure, bounded, ensure, ensure_eq, message};
+use crate::support::article::{self, DEVICE, device_key, device_token};
+use crate::support::daemon::ensure_none_of;
+use crate::support::device::{self, Opened, plain};
+use crate::support::gateway::Gateway;
+use crate::support::iot_hub::{IotHub, Observed};
+use crate::support::raw::{self, RawDevice};
+use crate::support::sas::{self, Key};
+use crate::support::wire::{AMQP_HEADER, Frame, SASL_HEADER};
+use crate::support::{Failure, bounded, ensure, ensure_eq, message};
 
 const OTHER: &str = "second";
 

@@ -2,18 +2,16 @@
 
 #![cfg(target_os = "linux")]
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::article::{self, DEVICE};
+use crate::support::gateway::Gateway;
+use crate::support::iot_hub::Order;
+use crate::support::raw::{self, RawDevice};
+use crate::support::sas::Key;
+use crate::support::{Failure, bounded, device, ensure, ensure_eq, message};
 use fe2o3_amqp::types::definitions::{Handle, Role};
 use fe2o3_amqp::types::performatives::{Flow, Performative};
-use support::article::{self, DEVICE};
-use support::gateway::Gateway;
-use support::iot_hub::Order;
-use support::raw::{self, RawDevice};
-use support::sas::Key;
-use support::{Failure, bounded, device, ensure, ensure_eq, message};
 
 const DEVICES: usize = 100;
 const MESSAGES: u32 = 600;

@@ -1,19 +1,17 @@
 //! Hubs that go, and devices and hubs that come back: the real binary before the IoT Hub stand-in.
 
-mod support;
-
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::support::article::{self, DEVICE};
+use crate::support::certificates::{Authority, Validity};
+use crate::support::daemon::{ARTICLE_ROUTES, Daemon, config};
+use crate::support::device::{self, Begun, Opened, PutToken, Reach};
+use crate::support::gateway::Gateway;
+use crate::support::iot_hub::{IotHub, Observed};
+use crate::support::{Failure, bounded, ensure, ensure_eq};
 use fe2o3_amqp::Sender;
 use fe2o3_amqp::types::messaging::MessageId;
-use support::article::{self, DEVICE};
-use support::certificates::{Authority, Validity};
-use support::daemon::{ARTICLE_ROUTES, Daemon, config};
-use support::device::{self, Begun, Opened, PutToken, Reach};
-use support::gateway::Gateway;
-use support::iot_hub::{IotHub, Observed};
-use support::{Failure, bounded, ensure, ensure_eq};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;

@@ -3,22 +3,17 @@
 //! The servers are rustls' own, with certificates made for the test; every explanation that an operator may read is
 //! asserted word for word where it can be.
 
-#[path = "shard/ca_files.rs"]
-mod ca_files;
-#[path = "shard/peers.rs"]
-mod peers;
-
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::peers::{Authority, demanding, for_hosts, named, self_signed, serve, serve_bytes, write};
 use linkrouterd::router::TransportInfo;
 use linkrouterd::shard::AddressFamily;
 use linkrouterd::shard::dial::{self, DialError, DialSettings, Transport};
 use linkrouterd::shard::tls::{TlsSettings, TlsVersion};
-use peers::{Authority, demanding, for_hosts, named, self_signed, serve, serve_bytes, write};
 use rcgen::{BasicConstraints, IsCa, KeyPair};
 use rustls::ServerConfig;
 use tempfile::TempDir;

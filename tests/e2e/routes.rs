@@ -2,17 +2,15 @@
 //! listener, and external prefixes towards a hub. Devices and the hub are `fe2o3-amqp`; the broker that connects speaks
 //! frame by frame in that stack's types, as no stack accepts links on a connection that it opened.
 
-mod support;
-
+use crate::support::broker::Broker;
+use crate::support::certificates::{Authority, Validity};
+use crate::support::daemon::{CA_FILE, Daemon};
+use crate::support::device::{self, Reach};
+use crate::support::raw::{self, DialingBroker, RawDevice};
+use crate::support::{Failure, bounded, ensure, ensure_eq, message};
 use fe2o3_amqp::types::definitions::{DeliveryTag, Handle, Role};
 use fe2o3_amqp::types::messaging::{Accepted, DeliveryState, TargetArchetype};
 use fe2o3_amqp::types::performatives::{Detach, Disposition, Performative, Transfer};
-use support::broker::Broker;
-use support::certificates::{Authority, Validity};
-use support::daemon::{CA_FILE, Daemon};
-use support::device::{self, Reach};
-use support::raw::{self, DialingBroker, RawDevice};
-use support::{Failure, bounded, ensure, ensure_eq, message};
 
 /// Devices on the first listener, brokers on the second.
 const TWO_LISTENERS: &str = "\

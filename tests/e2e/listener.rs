@@ -1,19 +1,17 @@
 //! Devices that must show who they are, and those that are turned away: the real binary, raw sockets, and `fe2o3-amqp`
 //! over TLS. The rows of qdrouterd's handshake table are named as there.
 
-mod support;
-
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use crate::support::broker::{Broker, numbered};
+use crate::support::certificates::{Authority, Identity, Validity};
+use crate::support::daemon::{Daemon, config, ensure_none_of, hash_password};
+use crate::support::device::{self, Reach, plain};
+use crate::support::{Failure, bounded, ensure, ensure_eq, message};
 use fe2o3_amqp::sasl_profile::SaslProfile;
 use rustls::ClientConfig;
-use support::broker::{Broker, numbered};
-use support::certificates::{Authority, Identity, Validity};
-use support::daemon::{Daemon, config, ensure_none_of, hash_password};
-use support::device::{self, Reach, plain};
-use support::{Failure, bounded, ensure, ensure_eq, message};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -1,20 +1,18 @@
 //! What a device may do to the router that a polite stack cannot: say everything in one packet, count from near the end,
 //! die in the middle of a delivery or of a frame. Devices here speak frame by frame; the hub is the strict stand-in.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::article::{self, DEVICE};
+use crate::support::device::{self, PutToken};
+use crate::support::gateway::Gateway;
+use crate::support::iot_hub::{IotHub, Observed, Settings};
+use crate::support::raw::{self, RawDevice};
+use crate::support::wire::{self, AMQP_HEADER};
+use crate::support::{Failure, bounded, ensure, ensure_eq, message};
 use fe2o3_amqp::types::definitions::{Handle, LinkError, Role};
 use fe2o3_amqp::types::messaging::{DeliveryState, MessageId};
 use fe2o3_amqp::types::performatives::{Begin, Detach, Disposition, Flow, Performative, Transfer};
-use support::article::{self, DEVICE};
-use support::device::{self, PutToken};
-use support::gateway::Gateway;
-use support::iot_hub::{IotHub, Observed, Settings};
-use support::raw::{self, RawDevice};
-use support::wire::{self, AMQP_HEADER};
-use support::{Failure, bounded, ensure, ensure_eq, message};
 
 fn events() -> String {
     format!("/devices/{DEVICE}/messages/events")

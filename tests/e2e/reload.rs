@@ -1,16 +1,14 @@
 //! SIGHUP and the real binary: what has not changed does not notice, what has is taken over, and a bad file changes
 //! nothing.
 
-mod support;
-
+use crate::support::broker::{Broker, numbered};
+use crate::support::daemon::{Daemon, config};
+use crate::support::device;
+use crate::support::gateway::{BROKER_ROUTES, Gateway};
+use crate::support::raw::{self, RawDevice};
+use crate::support::{Failure, bounded, ensure, ensure_eq, message};
 use fe2o3_amqp::types::definitions::{Handle, Role};
 use fe2o3_amqp::types::performatives::{Detach, Flow, Performative};
-use support::broker::{Broker, numbered};
-use support::daemon::{Daemon, config};
-use support::device;
-use support::gateway::{BROKER_ROUTES, Gateway};
-use support::raw::{self, RawDevice};
-use support::{Failure, bounded, ensure, ensure_eq, message};
 
 /// A device with a sender that has credit (handle 0).
 async fn sending_device(daemon: &Daemon, address: &str) -> Result<RawDevice, Failure> {
@@ -83,7 +81,7 @@ async fn an_unchanged_file_leaves_links_and_half_a_delivery_alone() -> Result<()
     // SIGTERM works after SIGHUP (defect D17 of qdrouterd): `stop` insists on it.
     let (hub, log) = gateway.stop().await?;
     let opened = hub.journal().select(|seen| {
-        let is_opened = matches!(seen, support::broker::Seen::Opened(_));
+        let is_opened = matches!(seen, crate::support::broker::Seen::Opened(_));
         is_opened.then_some(())
     });
     ensure_eq("connections to the hub", opened.len(), 1)?;
@@ -191,7 +189,9 @@ async fn a_changed_connector_is_dialed_anew_and_devices_are_told_why() -> Result
     device.transfer(raw::transfer(1, 0, b"t"), &payload)?;
     other.messages("sink/accept/second", 1).await?;
     // The hub saw a close, not a loss, and its connection is gone.
-    let gone = |seen: &support::broker::Seen| matches!(seen, support::broker::Seen::Gone(1)).then_some(());
+    let gone = |seen: &crate::support::broker::Seen| {
+        matches!(seen, crate::support::broker::Seen::Gone(1)).then_some(())
+    };
     gateway
         .hub
         .journal()
@@ -273,10 +273,12 @@ async fn a_rotated_log_is_opened_anew() -> Result<(), Failure> {
 async fn a_certificate_authority_is_read_at_each_dial_and_needs_no_reload() -> Result<(), Failure> {
     let gateway = Gateway::to_broker().await?;
     let daemon = gateway.daemon()?;
-    let good = std::fs::read_to_string(daemon.directory().join(support::daemon::CA_FILE))?;
-    let other =
-        support::certificates::Authority::new("Other Root", support::certificates::Validity::Current)?;
-    let file = daemon.directory().join(support::daemon::CA_FILE);
+    let good = std::fs::read_to_string(daemon.directory().join(crate::support::daemon::CA_FILE))?;
+    let other = crate::support::certificates::Authority::new(
+        "Other Root",
+        crate::support::certificates::Validity::Current,
+    )?;
+    let file = daemon.directory().join(crate::support::daemon::CA_FILE);
     std::fs::write(&file, other.pem())?;
     let device = RawDevice::begin(daemon.address(), raw::open("device", 65_536), raw::begin(0)).await?;
     device.send(Performative::Attach(raw::attach(

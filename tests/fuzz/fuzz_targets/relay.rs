@@ -4,8 +4,9 @@
 use libfuzzer_sys::fuzz_target;
 use linkrouterd::amqp::edit::{Edits, attach_tail};
 use linkrouterd::amqp::fields::Tail;
-use linkrouterd::amqp::frame::{Frame, MIN_MAX_FRAME_SIZE};
+use linkrouterd::amqp::frame::{Frame, FrameType, MIN_MAX_FRAME_SIZE, write_frame};
 use linkrouterd::amqp::performative::{Performative, Transfer};
+use linkrouterd::amqp::plain::PlainTransfer;
 use linkrouterd::amqp::relay::{self, SessionFlow, Written};
 use linkrouterd::amqp::serial::{Channel, DeliveryId, Handle, TransferId};
 use linkrouterd::amqp::shrink::{self, Attaching};
@@ -18,6 +19,7 @@ fuzz_target!(|data: &[u8]| {
     };
     // A number of any width on the wire.
     let number = u32::from_be_bytes([a, b, c, d]) >> (width % 32);
+    read_at_a_glance(body, number);
     let Ok(performative) = Performative::parse(body) else {
         return;
     };
@@ -100,6 +102,28 @@ fuzz_target!(|data: &[u8]| {
         }
     }
 });
+
+/// What is recognised as plain is what the performative says, and is carried to the same bytes.
+fn read_at_a_glance(body: &[u8], number: u32) {
+    let mut frame = Vec::new();
+    write_frame(&mut frame, FrameType::Amqp, CHANNEL, |out| out.extend_from_slice(body));
+    let Some(plain) = PlainTransfer::peek(&frame, u32::MAX) else {
+        return;
+    };
+    let Ok(Performative::Transfer(transfer)) = Performative::parse(body) else {
+        panic!("recognised what is no transfer")
+    };
+    assert_eq!((plain.length, plain.channel), (frame.len(), CHANNEL));
+    assert_eq!((plain.handle, Some(plain.delivery_id)), (transfer.handle, transfer.delivery_id));
+    assert_eq!(plain.is_settled, transfer.settled == Some(true));
+    assert_eq!(plain.tail(), transfer.tail);
+    assert!(!transfer.more && !transfer.aborted);
+    let (mut one, mut other) = (Vec::new(), Vec::new());
+    let (handle, id, max) = (Handle(number), DeliveryId(number), usize::MAX);
+    assert!(relay::write_plain(&mut one, CHANNEL, handle, id, &plain, max));
+    relay::write_transfer(&mut other, CHANNEL, handle, Some(id), &transfer, 0, max);
+    assert_eq!(one, other);
+}
 
 fn carry_transfer(transfer: &Transfer<'_>, number: u32) {
     let max = MIN_MAX_FRAME_SIZE as usize;

@@ -22,6 +22,7 @@ readonly CONTENTS="\
 -rw-r--r-- /usr/share/doc/linkrouterd/changelog.gz
 -rw-r--r-- /usr/share/doc/linkrouterd/configuration.md
 -rw-r--r-- /usr/share/doc/linkrouterd/copyright
+-rw-r--r-- /usr/share/doc/linkrouterd/crates.txt.gz
 -rw-r--r-- /usr/share/doc/linkrouterd/examples/linkrouterd-brokers.conf
 -rw-r--r-- /usr/share/doc/linkrouterd/examples/linkrouterd-eventhub.conf
 -rw-r--r-- /usr/share/doc/linkrouterd/examples/linkrouterd-iothub.conf
@@ -88,6 +89,13 @@ inspect() {
         holds "licence $licence is named" grep -qwF -- "$licence" <<<"$copyright"
     done < <(cargo tree --locked --edges normal --prefix none --format '{l}' |
         sed 's/ (\*)$//; s/ AND \| OR \|[()]/\n/g' | sed 's/^ *//; s/ *$//; /^$/d' | sort -u)
+    # And the text is there for each crate that is linked.
+    local crates crate
+    crates=$(dpkg-deb --fsys-tarfile "$package" | tar -xO ./usr/share/doc/linkrouterd/crates.txt.gz | gzip -d)
+    while read -r crate; do
+        holds "the text for $crate is there" grep -qE "^Of (.*, )?$crate[,:]" <<<"$crates"
+    done < <(cargo tree --locked --edges normal,no-proc-macro --prefix none --format '{p}' |
+        awk '$1 != "linkrouterd" { print $1 }' | sort -u)
 }
 
 # Runs in the copy of the machine.

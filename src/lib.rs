@@ -8,7 +8,7 @@
 //! Imports go one way, each layer may use those before it:
 //! [`amqp`] (bytes and types) ← [`endpoint`] (state machines of one peer) ← [`router`] (the link router) ←
 //! [`shard`] (sockets, TLS, time) ← [`daemon`] (process). [`config`] reads files and imports nobody. The first three
-//! are free of I/O: they never see a socket or a clock. `tests/architecture.rs` keeps it so.
+//! are free of I/O: they never see a socket or a clock. `tests/architecture/` keeps it so.
 //!
 //! The modules are public for tests and benchmarks; there is no promise of stability.
 #![forbid(unsafe_code)]

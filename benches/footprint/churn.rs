@@ -33,8 +33,7 @@ enum Visitors {
 
 /// Cycles of devices that come, send a message and leave, one way or the other.
 pub(crate) fn measure(options: &Options) -> Result<Measured, Failure> {
-    // At most as many with tokens as one connection has room for. Something of their visits is kept for a while: over 20 cycles
-    // memory grows, over 60 it comes to an end.
+    // At most as many with tokens as one connection has room for; and often, for something may be kept that is small.
     let (bound, new, again) = if options.smoke {
         (GROWTH_AT_FIRST, (10, 100), (10, 100))
     } else {

@@ -9,11 +9,25 @@
 //! Performatives are read as borrowed views: the few fields that a router needs are decoded, all others are checked
 //! to be well formed and of the type that the specification gives them, and stay encoded bytes.
 #![deny(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::expect_used,
     clippy::cast_possible_truncation,
-    clippy::panic
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::todo,
+    clippy::unimplemented,
+    clippy::unreachable,
+    clippy::unwrap_used
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic
+    )
 )]
 
 pub mod codes;

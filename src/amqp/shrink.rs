@@ -292,7 +292,6 @@ fn json_safe(text: &str, limit: usize) -> &str {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 mod tests {
     use super::*;
     use crate::amqp::condition::{AmqpError, ErrorView};

@@ -4,11 +4,15 @@
 //! owner calls the `send_*` methods, which keep the connection's state and append frames to its outbox. Errors carry
 //! their AMQP condition and the scope that they end: the smallest that the specification allows.
 #![deny(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::expect_used,
     clippy::cast_possible_truncation,
+    clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::panic,
+    clippy::string_slice,
+    clippy::todo,
+    clippy::unimplemented,
+    clippy::unreachable,
+    clippy::unwrap_used,
     clippy::wildcard_enum_match_arm
 )]
 #![cfg_attr(

@@ -14,11 +14,15 @@
 //! [`transmit`](Router::transmit) is not empty, write and call `transmitted`; then act on
 //! [`transport_state`](Router::transport_state). [`Action::Wake`] says that any of the three answers may have changed.
 #![deny(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::expect_used,
     clippy::cast_possible_truncation,
+    clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::panic,
+    clippy::string_slice,
+    clippy::todo,
+    clippy::unimplemented,
+    clippy::unreachable,
+    clippy::unwrap_used,
     clippy::wildcard_enum_match_arm
 )]
 #![cfg_attr(

@@ -1,6 +1,8 @@
 //! The layering, checked: imports go one way, the three inner layers know no sockets and no clocks, TLS types live in
 //! one place, no file grows beyond what one can read, and the release is made of few crates.
 
+mod panics;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,36 +1,43 @@
-//! The devices: bare sockets, one task each, all on the row's own thread.
+//! One device: a bare socket, one session and one link on it.
 
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 
+use super::alarm::Alarm;
 use super::rig::Failure;
 use super::rig::wire::{
     self, Fields, Frame, Input, MessageTemplate, Role, SessionFlow, Termini, WINDOW, room,
 };
 
 /// Credit that a receiving device keeps given.
-const CREDIT: u32 = 200;
+const CREDIT: u32 = 1000;
 const OUTPUT_LIMIT: usize = 64 * 1024;
-/// Devices that connect at the same time; a listener's backlog need not hold more.
-const CONNECTING: usize = 20;
 /// How long anything but the load itself may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What each device does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DeviceWork {
     /// Send messages of this size for a while, as fast as credit and windows let it.
-    Send { size: usize, duration: Duration },
-    /// The same, but one message in each interval, the devices spread over it.
+    Send {
+        size: usize,
+        duration: Duration,
+        /// Whether to note how long each takes.
+        timed: bool,
+    },
+    /// One message in each interval, the devices spread over it, whether the earlier ones are settled or not.
     Paced {
         size: usize,
         every: Duration,
         duration: Duration,
+        /// Of all devices that share the pace.
+        count: usize,
     },
     /// Receive and accept until the hub detaches the link.
     Receive,
@@ -38,6 +45,8 @@ pub(crate) enum DeviceWork {
     PingPong { size: usize, duration: Duration },
     /// Attach a link and do nothing.
     Idle,
+    /// Connect, attach, send one message, close, as one device after the other for a while.
+    Churn { size: usize, duration: Duration },
 }
 
 /// What one device, or all devices of a row, did.
@@ -46,85 +55,34 @@ pub(crate) struct Tally {
     pub(crate) sent: u64,
     pub(crate) settled: u64,
     pub(crate) received: u64,
-    pub(crate) round_trips: Vec<Duration>,
+    /// Of each message that was timed: from when it was sent, or should have been, until it was known to be accepted.
+    pub(crate) latencies: Vec<Duration>,
+    /// Each device's own 99th percentile.
+    pub(crate) device_p99: Vec<Duration>,
     /// When the last message was settled or received.
     pub(crate) last: Option<Instant>,
 }
 
 impl Tally {
-    fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, mut other: Self) {
         self.sent += other.sent;
         self.settled += other.settled;
         self.received += other.received;
-        self.round_trips.extend(other.round_trips);
+        other.latencies.sort_unstable();
+        self.device_p99.extend(percentile(&other.latencies, 99.0));
+        self.latencies.append(&mut other.latencies);
         self.last = self.last.max(other.last);
     }
 }
 
-/// A row's moments: all devices are attached and start; all are done.
-pub(crate) trait Moments {
-    fn attached(&mut self) -> Result<(), Failure>;
-    fn done(&mut self) -> Result<(), Failure>;
+/// The value that so many percent of all do not exceed.
+pub(crate) fn percentile(sorted: &[Duration], percent: f64) -> Option<Duration> {
+    let rank = (sorted.len() as f64 * percent / 100.0).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied()
 }
 
-/// Connects `count` devices, lets them work, and sums up what they did.
-pub(crate) async fn run_all(
-    port: u16,
-    count: usize,
-    work: DeviceWork,
-    moments: &mut dyn Moments,
-) -> Result<Tally, Failure> {
-    let (start, started) = watch::channel(false);
-    let (ready, mut readied) = mpsc::unbounded_channel();
-    let mut devices = JoinSet::new();
-    for number in 0..count {
-        let (ready, started) = (ready.clone(), started.clone());
-        devices.spawn(async move {
-            let mut device = tokio::time::timeout(PATIENCE, Device::connect(port, number, work))
-                .await
-                .map_err(|_| Failure::new(format!("device {number}: not attached in {PATIENCE:?}")))??;
-            // The row has given up when nobody listens.
-            let _ = ready.send(());
-            device.work(work, started).await
-        });
-        if number >= CONNECTING {
-            wait_for_one(&mut readied, &mut devices).await?;
-        }
-    }
-    for _ in 0..count.min(CONNECTING) {
-        wait_for_one(&mut readied, &mut devices).await?;
-    }
-    moments.attached()?;
-    start.send_replace(true);
-    if work == DeviceWork::Idle {
-        moments.done()?;
-    }
-    let mut all = Tally::default();
-    while let Some(device) = devices.join_next().await {
-        all.add(device??);
-    }
-    if work != DeviceWork::Idle {
-        moments.done()?;
-    }
-    Ok(all)
-}
-
-async fn wait_for_one(
-    readied: &mut mpsc::UnboundedReceiver<()>,
-    devices: &mut JoinSet<Result<Tally, Failure>>,
-) -> Result<(), Failure> {
-    tokio::select! {
-        biased;
-        _ = readied.recv() => Ok(()),
-        // No device ends before the start, but by failing.
-        Some(ended) = devices.join_next() => match ended? {
-            Ok(_) => Err(Failure::new("a device ended before it was started")),
-            Err(failure) => Err(failure),
-        },
-    }
-}
-
-struct Device {
+/// A device that is attached and has credit.
+pub(crate) struct Device {
     number: u32,
     reader: OwnedReadHalf,
     writer: OwnedWriteHalf,
@@ -137,6 +95,8 @@ struct Device {
 #[derive(Debug, Default)]
 struct State {
     tally: Tally,
+    /// Messages that are timed and not settled.
+    in_flight: VecDeque<Instant>,
     greeted: bool,
     attached: bool,
     detached: bool,
@@ -155,8 +115,16 @@ struct State {
 }
 
 impl Device {
-    async fn connect(port: u16, number: usize, work: DeviceWork) -> Result<Self, Failure> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    /// Connects from an address of the loopback, so that ports do not run out, and attaches a link.
+    pub(crate) async fn connect(
+        port: u16,
+        source: Ipv4Addr,
+        number: usize,
+        work: DeviceWork,
+    ) -> Result<Self, Failure> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((source, 0).into())?;
+        let stream = socket.connect((Ipv4Addr::LOCALHOST, port).into()).await?;
         stream.set_nodelay(true)?;
         let (reader, writer) = stream.into_split();
         let mut device = Self {
@@ -194,7 +162,12 @@ impl Device {
         Ok(device)
     }
 
-    async fn work(&mut self, work: DeviceWork, mut started: watch::Receiver<bool>) -> Result<Tally, Failure> {
+    /// Does its work once all are to start, and closes the connection.
+    pub(crate) async fn work(
+        &mut self,
+        work: DeviceWork,
+        mut started: watch::Receiver<bool>,
+    ) -> Result<Tally, Failure> {
         if work == DeviceWork::Idle {
             started.wait_for(|started| *started).await?;
         } else {
@@ -207,50 +180,52 @@ impl Device {
             }
         }
         match work {
-            DeviceWork::Send { size, duration } => self.send_for(size, None, duration).await?,
+            DeviceWork::Send {
+                size,
+                duration,
+                timed,
+            } => self.send_for(size, duration, timed).await?,
             DeviceWork::Paced {
                 size,
                 every,
                 duration,
-            } => self.send_for(size, Some(every), duration).await?,
+                count,
+            } => {
+                let offset = every * self.number / count as u32;
+                self.send_at_pace(size, every, offset, duration).await?;
+            }
             DeviceWork::PingPong { size, duration } => self.ping_pong_for(size, duration).await?,
             DeviceWork::Receive => self.receive_until_detached().await?,
-            DeviceWork::Idle => {}
+            DeviceWork::Idle | DeviceWork::Churn { .. } => {}
         }
         self.close().await?;
         Ok(std::mem::take(&mut self.state.tally))
     }
 
-    async fn send_for(
-        &mut self,
-        size: usize,
-        every: Option<Duration>,
-        duration: Duration,
-    ) -> Result<(), Failure> {
+    /// Sends one message, waits until it is accepted, and closes.
+    pub(crate) async fn send_and_close(&mut self, size: usize) -> Result<Tally, Failure> {
         let template = MessageTemplate::new(0, 0, size, self.state.max_frame);
-        let begin = Instant::now();
-        let deadline = begin + duration;
-        // Some spread will do; the devices only must not all be due at once.
-        let mut due = every.map(|every| begin + every * (self.number * 37 % 101) / 101);
+        self.send_one(&template).await?;
+        self.close().await?;
+        // A port of a connection that was closed is taken for a minute; one that was reset is not.
+        socket2::SockRef::from(self.writer.as_ref()).set_linger(Some(Duration::ZERO))?;
+        Ok(std::mem::take(&mut self.state.tally))
+    }
+
+    async fn send_for(&mut self, size: usize, duration: Duration, timed: bool) -> Result<(), Failure> {
+        let template = MessageTemplate::new(0, 0, size, self.state.max_frame);
+        let deadline = Instant::now() + duration;
         let mut written = 0;
         loop {
-            let now = Instant::now();
-            let sending = now < deadline;
-            while sending
-                && due.is_none_or(|due| due <= now)
-                && self.output.len() < OUTPUT_LIMIT
-                && self.state.may_send(template.frames())
-            {
-                self.state.send(&template, &mut self.output);
-                due = due.zip(every).map(|(due, every)| due + every);
+            let sending = Instant::now() < deadline;
+            while sending && self.output.len() < OUTPUT_LIMIT && self.state.may_send(template.frames()) {
+                self.state
+                    .send(&template, timed.then(Instant::now), &mut self.output);
             }
-            let wake = due
-                .filter(|due| *due > now)
-                .map_or(deadline, |due| due.min(deadline));
-            if !sending && self.state.tally.settled == self.state.tally.sent {
+            if self.is_done(sending) {
                 return Ok(());
             }
-            let patience = tokio::time::sleep_until((deadline + PATIENCE).into());
+            let wake = if sending { deadline } else { deadline + PATIENCE };
             tokio::select! {
                 read = self.reader.read_buf(self.input.buffer()) => self.took(read?)?,
                 wrote = self.writer.write(&self.output[written..]), if !self.output.is_empty() => {
@@ -260,29 +235,79 @@ impl Device {
                         written = 0;
                     }
                 }
-                () = tokio::time::sleep_until(wake.into()), if sending => {}
-                () = patience => {
-                    let Tally { sent, settled, .. } = self.state.tally;
-                    return Err(Failure::new(format!("{settled} of {sent} messages settled, then nothing more")));
-                }
+                () = tokio::time::sleep_until(wake.into()) => self.check_patience(sending)?,
             }
         }
+    }
+
+    /// A message at each of its times. One that is late, for want of credit or for whatever reason, counts from when it was due.
+    async fn send_at_pace(
+        &mut self,
+        size: usize,
+        every: Duration,
+        offset: Duration,
+        duration: Duration,
+    ) -> Result<(), Failure> {
+        let template = MessageTemplate::new(0, 0, size, self.state.max_frame);
+        let alarm = Alarm::new()?;
+        let begin = Instant::now();
+        let deadline = begin + duration;
+        let mut due = begin + offset;
+        alarm.set(due)?;
+        loop {
+            let sending = due < deadline;
+            if sending && due <= Instant::now() && self.state.may_send(template.frames()) {
+                self.state.send(&template, Some(due), &mut self.output);
+                due += every;
+                alarm.set(due)?;
+            }
+            // One small message: the socket has room for it.
+            self.write_all().await?;
+            if self.is_done(sending) {
+                return Ok(());
+            }
+            let patience = tokio::time::sleep_until((deadline + PATIENCE).into());
+            tokio::select! {
+                biased;
+                read = self.reader.read_buf(self.input.buffer()) => self.took(read?)?,
+                rings = alarm.rings(), if sending && due > Instant::now() => rings?,
+                () = std::future::ready(()), if sending && due <= Instant::now() && self.state.may_send(template.frames()) => {}
+                () = patience => self.check_patience(sending)?,
+            }
+        }
+    }
+
+    fn is_done(&self, sending: bool) -> bool {
+        !sending && self.state.tally.settled == self.state.tally.sent
+    }
+
+    fn check_patience(&self, sending: bool) -> Result<(), Failure> {
+        let Tally { sent, settled, .. } = self.state.tally;
+        if sending {
+            return Ok(());
+        }
+        Err(Failure::new(format!(
+            "{settled} of {sent} messages settled, then nothing more"
+        )))
     }
 
     async fn ping_pong_for(&mut self, size: usize, duration: Duration) -> Result<(), Failure> {
         let template = MessageTemplate::new(0, 0, size, self.state.max_frame);
         let deadline = Instant::now() + duration;
         while Instant::now() < deadline {
-            while !self.state.may_send(template.frames()) {
-                self.read_some().await?;
-            }
-            let sent = Instant::now();
-            self.state.send(&template, &mut self.output);
-            self.write_all().await?;
-            while self.state.tally.settled < self.state.tally.sent {
-                self.read_some().await?;
-            }
-            self.state.tally.round_trips.push(sent.elapsed());
+            self.send_one(&template).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_one(&mut self, template: &MessageTemplate) -> Result<(), Failure> {
+        while !self.state.may_send(template.frames()) {
+            self.read_some().await?;
+        }
+        self.state.send(template, Some(Instant::now()), &mut self.output);
+        self.write_all().await?;
+        while self.state.tally.settled < self.state.tally.sent {
+            self.read_some().await?;
         }
         Ok(())
     }
@@ -348,11 +373,13 @@ impl State {
         room(self.window_end, self.next_outgoing) >= frames && room(self.credit_end, self.next_delivery) > 0
     }
 
-    fn send(&mut self, template: &MessageTemplate, out: &mut Vec<u8>) {
+    /// Sends a message, timed from `since`.
+    fn send(&mut self, template: &MessageTemplate, since: Option<Instant>, out: &mut Vec<u8>) {
         template.append(self.next_delivery, out);
         self.next_delivery = self.next_delivery.wrapping_add(1);
         self.next_outgoing = self.next_outgoing.wrapping_add(template.frames());
         self.tally.sent += 1;
+        self.in_flight.extend(since);
     }
 
     fn handle(&mut self, frame: Frame<'_>, out: &mut Vec<u8>) -> Result<(), Failure> {
@@ -437,9 +464,17 @@ impl State {
         let is_receiver = fields.bool() == Some(true);
         let Some(first) = fields.uint() else { return };
         let last = fields.uint().unwrap_or(first);
-        if is_receiver && fields.bool() == Some(true) {
-            self.tally.settled += u64::from(last.wrapping_sub(first)) + 1;
-            self.tally.last = Some(Instant::now());
+        if !is_receiver || fields.bool() != Some(true) {
+            return;
         }
+        let count = last.wrapping_sub(first) as usize + 1;
+        let now = Instant::now();
+        self.tally.settled += count as u64;
+        self.tally.last = Some(now);
+        // The hub accepts in the order in which it was sent.
+        let timed = self.in_flight.drain(..count.min(self.in_flight.len()));
+        self.tally
+            .latencies
+            .extend(timed.map(|since| now.saturating_duration_since(since)));
     }
 }

@@ -1,25 +1,28 @@
 //! The floor: the least that any router does which takes plaintext from a socket and sends TLS on another.
 //!
-//! Up: one thread reads up to 64 KiB from a device's socket, writes a channel, a handle and a delivery-id over those in every
-//! frame, at places that it knows beforehand, gives all whole frames to rustls, which makes records of 16 KiB of them, and
-//! writes these to the hub's socket. It decides nothing, counts nothing, waits for no credit and hears no acceptances; its
-//! reads and writes block, so that it never asks whether it may. All that it touches fits the caches.
+//! Up: read up to 64 KiB from a device's socket; write a channel, a handle and a delivery-id over those in every frame, at
+//! places that are known beforehand; give all whole frames to rustls, which makes records of 16 KiB of them; write these to
+//! the hub's socket with one call. Round trip: the same with one frame; and when the acceptance comes, read it, decrypt it,
+//! write an id into it, and write it to the device.
 //!
-//! Round trip: the same with one frame, and then the same for the acceptance the other way.
+//! It decides nothing, counts nothing and waits for nothing. Device and hub are on the same thread: they write before the
+//! router's part begins and read when it has ended, so there is no waking up, no switching, and all that it touches is in
+//! the caches of one core. Only the CPU time of the router's part counts, by messages; reading that clock is part of it.
 //!
-//! The cipher suite is the daemon's first choice on this machine. The thread's own CPU time counts, by messages.
+//! The cipher suite is the first choice of rustls, and so the daemon's on a processor with instructions for AES.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, ConnectionCommon, RootCertStore, ServerConfig, ServerConnection,
+    SideData, Stream,
+};
 
-use super::device::percentile;
 use super::report::Figures;
 use super::rig::Failure;
 use super::rig::wire::{self, MessageTemplate};
@@ -34,7 +37,8 @@ struct Bench {
     from_device: TcpStream,
     tls: ClientConnection,
     to_hub: TcpStream,
-    hub: StreamOwned<ServerConnection, TcpStream>,
+    hub: TcpStream,
+    hub_tls: ServerConnection,
 }
 
 impl Bench {
@@ -56,24 +60,45 @@ impl Bench {
             .with_no_client_auth();
         let mut tls = ClientConnection::new(Arc::new(client), ServerName::try_from("localhost")?)?;
         tls.set_buffer_limit(None);
-        let mut server = ServerConnection::new(Arc::new(server))?;
-        let shaking = std::thread::spawn(move || -> Result<_, Failure> {
-            while server.is_handshaking() {
-                server.complete_io(&mut hub)?;
-            }
-            Ok(StreamOwned::new(server, hub))
-        });
-        while tls.is_handshaking() {
-            tls.complete_io(&mut to_hub)?;
+        let mut hub_tls = ServerConnection::new(Arc::new(server))?;
+        while tls.is_handshaking() || hub_tls.is_handshaking() || hub_tls.wants_write() {
+            send(&mut tls, &mut to_hub)?;
+            receive(&mut hub_tls, &mut hub)?;
+            send(&mut hub_tls, &mut hub)?;
+            receive(&mut tls, &mut to_hub)?;
         }
         Ok(Self {
             device,
             from_device,
             tls,
             to_hub,
-            hub: joined(shaking)?,
+            hub,
+            hub_tls,
         })
     }
+}
+
+/// Writes what TLS has to write.
+fn send<S>(tls: &mut ConnectionCommon<S>, socket: &mut TcpStream) -> Result<(), Failure>
+where
+    S: SideData,
+{
+    while tls.wants_write() {
+        tls.write_tls(socket)?;
+    }
+    Ok(())
+}
+
+/// Takes all that is there.
+fn receive<S>(tls: &mut ConnectionCommon<S>, socket: &mut TcpStream) -> Result<(), Failure>
+where
+    S: SideData,
+{
+    socket.set_nonblocking(true)?;
+    while tls.read_tls(socket).is_ok_and(|read| read > 0) {
+        tls.process_new_packets()?;
+    }
+    Ok(socket.set_nonblocking(false)?)
 }
 
 fn connected() -> Result<(TcpStream, TcpStream), Failure> {
@@ -85,169 +110,105 @@ fn connected() -> Result<(TcpStream, TcpStream), Failure> {
     Ok((near, far))
 }
 
-fn joined<T>(thread: JoinHandle<Result<T, Failure>>) -> Result<T, Failure> {
-    thread
-        .join()
-        .map_err(|_| Failure::new("a thread of the floor panicked"))?
-}
-
 /// CPU time of this thread so far.
 fn thread_time() -> Result<Duration, Failure> {
     Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 
-/// Messages of this size from one device, as fast as it goes.
+/// Messages of this size from one device: with each read what fits 64 KiB, or one message.
 pub(crate) fn up(size: usize, duration: Duration) -> Result<Figures, Failure> {
-    let Bench {
-        mut device,
-        mut from_device,
-        mut tls,
-        mut to_hub,
-        mut hub,
-    } = Bench::new()?;
+    let mut bench = Bench::new()?;
     let template = MessageTemplate::new(0, 0, size, MAX_FRAME);
-    let frames = template.frames();
-    let sender = std::thread::spawn(move || -> Result<_, Failure> {
-        let mut block = Vec::new();
-        while block.len() < READ {
-            template.append(0, &mut block);
-        }
-        let deadline = Instant::now() + duration;
-        while Instant::now() < deadline {
-            device.write_all(&block)?;
-        }
-        Ok(())
-    });
-    let sink = std::thread::spawn(move || -> Result<_, Failure> {
-        let mut buffer = vec![0; 4 * READ];
-        while hub.sock.read(&mut buffer)? > 0 {}
-        Ok(())
-    });
-    let mut buffer = vec![0; READ];
-    let (mut filled, mut id) = (0, 0);
-    let (begin, cpu) = (Instant::now(), thread_time()?);
-    loop {
-        let read = from_device.read(&mut buffer[filled..])?;
-        if read == 0 {
-            break;
-        }
-        filled += read;
-        let whole = rewrite(&mut buffer[..filled], &mut id)?;
-        tls.writer().write_all(&buffer[..whole])?;
-        while tls.wants_write() {
-            tls.write_tls(&mut to_hub)?;
-        }
-        buffer.copy_within(whole..filled, 0);
-        filled -= whole;
+    let mut block = Vec::new();
+    template.append(0, &mut block);
+    let count = (READ / block.len()).max(1);
+    for _ in 1..count {
+        template.append(0, &mut block);
     }
-    let (cpu, elapsed) = (thread_time()? - cpu, begin.elapsed());
-    // What the hub has sent is not read: to close would be a reset.
-    to_hub.shutdown(Shutdown::Write)?;
-    joined(sender)?;
-    joined(sink)?;
-    let messages = f64::from(id / frames);
-    Ok(figures(messages, size, cpu, elapsed))
+    let mut buffer = vec![0; block.len()];
+    let mut discarded = vec![0; 2 * block.len()];
+    let (mut blocks, mut cpu) = (0, Duration::ZERO);
+    let begin = Instant::now();
+    while begin.elapsed() < duration {
+        bench.device.write_all(&block)?;
+        let before = thread_time()?;
+        bench.from_device.read_exact(&mut buffer)?;
+        rewrite(&mut buffer, blocks)?;
+        bench.tls.writer().write_all(&buffer)?;
+        let mut written = 0;
+        while bench.tls.wants_write() {
+            written += bench.tls.write_tls(&mut bench.to_hub)?;
+        }
+        cpu += thread_time()? - before;
+        bench.hub.read_exact(&mut discarded[..written])?;
+        blocks += 1;
+    }
+    Ok(figures(blocks as usize * count, size, cpu, begin.elapsed()))
 }
 
 /// One message of this size after the other, each when the one before is accepted.
 pub(crate) fn round_trip(size: usize, duration: Duration) -> Result<Figures, Failure> {
-    let Bench {
-        mut device,
-        mut from_device,
-        mut tls,
-        mut to_hub,
-        mut hub,
-    } = Bench::new()?;
+    let mut bench = Bench::new()?;
     let template = MessageTemplate::new(0, 0, size, MAX_FRAME);
-    let mut message = Vec::new();
+    let (mut message, mut acceptance) = (Vec::new(), Vec::new());
     template.append(0, &mut message);
-    let length = message.len();
-    let mut acceptance = Vec::new();
     wire::accept(&mut acceptance, 0, 0, 0);
-    let reply = acceptance.len();
-
-    let sender = std::thread::spawn(move || -> Result<_, Failure> {
-        let deadline = Instant::now() + duration;
-        let (mut latencies, mut buffer) = (Vec::new(), vec![0; reply]);
-        while Instant::now() < deadline {
-            let sent = Instant::now();
-            device.write_all(&message)?;
-            device.read_exact(&mut buffer)?;
-            latencies.push(sent.elapsed());
-        }
-        Ok(latencies)
-    });
-    let answering = std::thread::spawn(move || -> Result<_, Failure> {
-        let mut buffer = vec![0; length];
-        while hub.read_exact(&mut buffer).is_ok() {
-            hub.write_all(&acceptance)?;
-        }
-        Ok(())
-    });
     let mut buffer = vec![0; READ];
-    let mut id = 0;
-    let (begin, cpu) = (Instant::now(), thread_time()?);
-    loop {
-        let read = from_device.read(&mut buffer)?;
-        if read == 0 {
-            break;
-        }
-        rewrite(&mut buffer[..read], &mut id)?;
-        tls.writer().write_all(&buffer[..read])?;
-        tls.write_tls(&mut to_hub)?;
-        tls.read_tls(&mut to_hub)?;
-        let state = tls.process_new_packets()?;
+    let (mut messages, mut cpu) = (0, Duration::ZERO);
+    let begin = Instant::now();
+    while begin.elapsed() < duration {
+        bench.device.write_all(&message)?;
+        let before = thread_time()?;
+        let read = bench.from_device.read(&mut buffer)?;
+        rewrite(&mut buffer[..read], messages)?;
+        bench.tls.writer().write_all(&buffer[..read])?;
+        bench.tls.write_tls(&mut bench.to_hub)?;
+        cpu += thread_time()? - before;
+
+        let mut hub = Stream::new(&mut bench.hub_tls, &mut bench.hub);
+        hub.read_exact(&mut message)?;
+        hub.write_all(&acceptance)?;
+
+        let before = thread_time()?;
+        bench.tls.read_tls(&mut bench.to_hub)?;
+        let state = bench.tls.process_new_packets()?;
         let answer = &mut buffer[..state.plaintext_bytes_to_read()];
-        tls.reader().read_exact(answer)?;
-        rewrite(answer, &mut 0)?;
-        from_device.write_all(answer)?;
+        bench.tls.reader().read_exact(answer)?;
+        rewrite(answer, messages)?;
+        bench.from_device.write_all(answer)?;
+        cpu += thread_time()? - before;
+        bench.device.read_exact(&mut acceptance)?;
+        messages += 1;
     }
-    let (cpu, elapsed) = (thread_time()? - cpu, begin.elapsed());
-    // What the hub has sent is not read: to close would be a reset.
-    to_hub.shutdown(Shutdown::Write)?;
-    let mut latencies = joined(sender)?;
-    joined(answering)?;
-    latencies.sort_unstable();
-    let micros = |percent| percentile(&latencies, percent).map(|latency| latency.as_secs_f64() * 1e6);
-    let [p50_micros, p99_micros, p999_micros] = [50.0, 99.0, 99.9].map(micros);
-    Ok(Figures {
-        p50_micros,
-        p99_micros,
-        p999_micros,
-        ..figures(latencies.len() as f64, size, cpu, elapsed)
-    })
+    Ok(figures(messages as usize, size, cpu, begin.elapsed()))
 }
 
-/// Writes ids into every whole frame, and tells where those end.
-fn rewrite(bytes: &mut [u8], id: &mut u32) -> Result<usize, Failure> {
+/// Writes a channel and ids into every frame.
+fn rewrite(bytes: &mut [u8], id: u32) -> Result<(), Failure> {
     const CHANNEL: usize = 6;
     /// Behind the frame's header, the descriptor and the list's head; the constructor of a uint each.
     const HANDLE: usize = 8 + 12 + 1;
     const DELIVERY: usize = HANDLE + 4 + 1;
-    let mut at = 0;
-    while let Some(frame) = bytes.get_mut(at..)
-        && let Some(size) = frame.first_chunk::<4>()
-    {
+    let mut rest = bytes;
+    while let Some(size) = rest.first_chunk::<4>() {
         let size = u32::from_be_bytes(*size) as usize;
-        let Some(frame) = frame.get_mut(..size) else { break };
-        let no_room = || Failure::new("a frame without room for its ids");
-        frame[CHANNEL..CHANNEL + 2].copy_from_slice(&7u16.to_be_bytes());
-        let ids = frame.get_mut(HANDLE..DELIVERY + 4).ok_or_else(no_room)?;
-        ids[..4].copy_from_slice(&3u32.to_be_bytes());
-        ids[5..].copy_from_slice(&id.to_be_bytes());
-        *id = id.wrapping_add(1);
-        at += size;
+        let too_short = || Failure::new("not a whole frame with room for its ids");
+        let (frame, behind) = rest.split_at_mut_checked(size).ok_or_else(too_short)?;
+        let ids = frame.get_mut(..DELIVERY + 4).ok_or_else(too_short)?;
+        ids[CHANNEL..CHANNEL + 2].copy_from_slice(&7u16.to_be_bytes());
+        ids[HANDLE..HANDLE + 4].copy_from_slice(&3u32.to_be_bytes());
+        ids[DELIVERY..].copy_from_slice(&id.to_be_bytes());
+        rest = behind;
     }
-    Ok(at)
+    Ok(())
 }
 
-fn figures(messages: f64, size: usize, cpu: Duration, elapsed: Duration) -> Figures {
-    let (cpu, elapsed) = (cpu.as_secs_f64(), elapsed.as_secs_f64());
+fn figures(messages: usize, size: usize, cpu: Duration, elapsed: Duration) -> Figures {
+    let (messages, cpu) = (messages as f64, cpu.as_secs_f64());
     Figures {
-        messages_per_second: Some(messages / elapsed),
-        mebibytes_per_second: Some(messages * size as f64 / elapsed / f64::from(1 << 20)),
+        messages_per_second: Some(messages / elapsed.as_secs_f64()),
+        mebibytes_per_second: Some(messages * size as f64 / elapsed.as_secs_f64() / f64::from(1 << 20)),
         cpu_micros_per_message: Some(cpu * 1e6 / messages),
-        cpu_percent: Some(cpu * 100.0 / elapsed),
         ..Figures::default()
     }
 }

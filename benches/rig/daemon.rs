@@ -177,7 +177,7 @@ fn watch_log(
     let _ = found.send(Err(head.join("\n")));
 }
 
-/// Links of devices to a hub that asks for no tokens.
+/// Links of devices to a hub that asks for no tokens, as fast as devices come.
 pub(crate) fn plain_hub(hub_port: u16, ca: &Path) -> String {
     format!(
         "\
@@ -206,6 +206,7 @@ connector {{
     saslMechanisms: ANONYMOUS
     sslProfile: hub-tls
     idleTimeoutSeconds: 120
+    devicesPerSecond: 0
 }}
 
 linkRoute {{

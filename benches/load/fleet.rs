@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::device::{Device, DeviceWork, PATIENCE, Tally};
+use super::device::{Device, DeviceWork, PATIENCE};
 use super::rig::Failure;
+use super::rig::device::Tally;
 
 /// Devices that connect at the same time; a listener's backlog need not hold more. Also those that come before memory is
 /// looked at for the first time: what all devices share is there then.

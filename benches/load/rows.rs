@@ -4,11 +4,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::contender::{Contender, Running};
-use super::device::{DeviceWork, Tally, percentile};
+use super::device::DeviceWork;
 use super::fleet::{self, FIRST, Moments};
 use super::floor;
 use super::pinned::Pinned;
 use super::report::Figures;
+use super::rig::device::{Tally, percentile};
 use super::rig::hub::{Hub, HubWork, Phase, Transport};
 use super::rig::{self, Failure};
 

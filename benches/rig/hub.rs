@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
@@ -17,6 +17,8 @@ use super::tls::{self, RecordCounter};
 
 /// What a connection reads from its socket at once; the TLS library would ask for 4 KiB at a time.
 const READ_BUFFER: usize = 128 * 1024;
+/// Longer than anything lasts.
+pub(super) const FOREVER: Duration = Duration::from_secs(3600);
 
 /// What the hub does on links it sends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,6 +165,17 @@ pub(super) struct Serving {
 }
 
 impl Serving {
+    /// For a connection that nobody but the caller moves, and that sends all the time if it sends at all.
+    pub(super) fn without_sockets(work: HubWork) -> Self {
+        let until = Instant::now() + FOREVER;
+        Self {
+            acceptor: None,
+            work,
+            counters: Arc::default(),
+            phases: watch::channel(Phase::SendingUntil(until)).1,
+        }
+    }
+
     async fn accept(self, listener: std::net::TcpListener) {
         let listener = match TcpListener::from_std(listener) {
             Ok(listener) => listener,

@@ -2,13 +2,13 @@
 
 use std::io;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::Failure;
 use super::cbs;
-use super::hub::{HubWork, Phase, Serving};
+use super::hub::{FOREVER, HubWork, Phase, Serving};
 use super::wire::{self, Fields, Frame, Input, MessageTemplate, Role, SessionFlow, Termini, WINDOW, room};
 
 /// Credit of a device's link; given anew when half of it is used.
@@ -81,7 +81,8 @@ struct Taken {
 pub(super) struct HubConnection {
     serving: Serving,
     greeting: Greeting,
-    output: Vec<u8>,
+    /// What it has to say.
+    pub(super) output: Vec<u8>,
     /// By channel.
     sessions: Vec<Option<Session>>,
     /// Channels with deliveries to accept.
@@ -168,7 +169,8 @@ impl HubConnection {
         }
     }
 
-    fn take(&mut self, input: &mut Input) -> Result<(), Failure> {
+    /// Takes all whole frames of the input.
+    pub(super) fn take(&mut self, input: &mut Input) -> Result<(), Failure> {
         while self.greet(input) {}
         while self.greeting == Greeting::Done {
             let Some((frame, size)) = wire::read_frame(input.rest())? else {
@@ -442,10 +444,10 @@ impl HubConnection {
     }
 
     /// Sends on the hub's own links, a few messages each in turn, and detaches them at the end. Gives the time of that.
-    fn pump(&mut self) -> Instant {
+    pub(super) fn pump(&mut self) -> Instant {
         let until = match *self.serving.phases.borrow() {
-            // Long after the row has ended; the signal comes first.
-            Phase::Waiting => return Instant::now() + Duration::from_secs(3600),
+            // The signal comes first.
+            Phase::Waiting => return Instant::now() + FOREVER,
             Phase::SendingUntil(until) => until,
         };
         if self.senders.is_empty() {

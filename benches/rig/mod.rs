@@ -5,6 +5,8 @@
 
 pub(crate) mod cbs;
 pub(crate) mod daemon;
+pub(crate) mod device;
+pub(crate) mod gateway;
 pub(crate) mod hub;
 pub(crate) mod hub_connection;
 pub(crate) mod options;

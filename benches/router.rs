@@ -37,7 +37,8 @@ impl Meter for Stopwatch {
 
 fn settings(more: &str) -> ShardSettings {
     let (_, ca) = rig::tls::self_signed().expect("a certificate");
-    gateway::settings(|file| daemon::plain_hub(1, file) + more, &ca).expect("settings")
+    let directory = tempfile::tempdir().expect("a directory");
+    gateway::settings(directory.path(), |file| daemon::plain_hub(1, file) + more, &ca).expect("settings")
 }
 
 fn gateway(work: HubWork, devices: usize) -> Gateway<Stopwatch> {

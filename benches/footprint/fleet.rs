@@ -53,12 +53,7 @@ impl Site {
         let (hub, ca) = Hub::start(HubWork::Receive, Transport::Tls, 1)?;
         let configuration = |ca: &Path| match shape {
             Shape::IotHub => daemon::iot_hub(hub.port, ca),
-            // One connection for all.
-            Shape::Plain => daemon::plain_hub(hub.port, ca).replacen(
-                "role: on-demand",
-                "role: on-demand\n    maxTokens: 100000",
-                1,
-            ),
+            Shape::Plain => daemon::plain_hub(hub.port, ca),
         };
         let daemon = Daemon::start(configuration, &ca)?;
         let runtime = tokio::runtime::Builder::new_current_thread()

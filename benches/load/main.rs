@@ -36,7 +36,8 @@ figures and one of ratios.
 
 WORD              only rows whose name has it
 --json            the figures as JSON
---smoke           a moment each row and fewer devices: does everything work
+--smoke           a moment each row, fewer devices, others than the daemon in few
+                  rows: does everything work
 --repeat N        rounds of each row, of which the median counts (3)
 --seconds N       how long a row sends in each round (2)
 --alone           the daemon only
@@ -102,7 +103,11 @@ impl Options {
     /// Who is measured in a row.
     fn contenders_of(&self, row: &Row) -> Vec<Contender> {
         let mut contenders = self.contenders.clone();
-        contenders.retain(|contender| *contender != Contender::Floor || row.has_floor());
+        contenders.retain(|contender| match contender {
+            Contender::Linkrouterd => true,
+            Contender::Floor => row.has_floor(),
+            _ => !self.shared.smoke || row.is_small(),
+        });
         if self.direct || row.needs_direct() {
             contenders.push(Contender::Direct);
         }

@@ -241,11 +241,7 @@ pub(crate) fn json(all: &[Series]) -> String {
             object.insert("router".into(), series.contender.clone().into());
             let ciphers = series.rounds.last().map(|round| round.ciphers.clone());
             object.insert("ciphers".into(), ciphers.into());
-            let rounds = series
-                .rounds
-                .iter()
-                .map(|round| object_of(round))
-                .collect::<Vec<_>>();
+            let rounds = series.rounds.iter().map(object_of).collect::<Vec<_>>();
             object.insert("rounds".into(), rounds.into());
             object.into()
         })

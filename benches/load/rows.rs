@@ -115,6 +115,11 @@ impl Row {
         self.kind == Kind::PingPong
     }
 
+    /// Whether it is soon done, however slow the contender is.
+    pub(crate) fn is_small(&self) -> bool {
+        self.devices <= FIRST && self.size <= 256
+    }
+
     /// Whether it is known what the least is that it costs.
     pub(crate) fn has_floor(&self) -> bool {
         self.kind == Kind::Up || self.kind == Kind::PingPong

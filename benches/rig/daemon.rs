@@ -177,7 +177,7 @@ fn watch_log(
     let _ = found.send(Err(head.join("\n")));
 }
 
-/// Links of devices to a hub that asks for no tokens, as fast as devices come.
+/// Links of devices to a hub that asks for no tokens, as fast as devices come, and over one connection for all.
 pub(crate) fn plain_hub(hub_port: u16, ca: &Path) -> String {
     format!(
         "\
@@ -207,6 +207,7 @@ connector {{
     sslProfile: hub-tls
     idleTimeoutSeconds: 120
     devicesPerSecond: 0
+    maxTokens: 100000
 }}
 
 linkRoute {{

@@ -24,16 +24,13 @@ pub(crate) trait Meter {
     fn watch<R>(&mut self, work: impl FnOnce() -> R) -> R;
 }
 
-/// What the daemon makes of a configuration.
+/// What the daemon makes of a configuration, which is kept in the directory, as is the file with the certificate `ca`.
 pub(crate) fn settings(
+    directory: &Path,
     configuration: impl FnOnce(&Path) -> String,
     ca: &str,
 ) -> Result<ShardSettings, Failure> {
-    let directory = tempfile::tempdir()?;
-    let (ca_file, file) = (
-        directory.path().join("ca.pem"),
-        directory.path().join("bench.conf"),
-    );
+    let (ca_file, file) = (directory.join("ca.pem"), directory.join("bench.conf"));
     std::fs::write(&ca_file, ca)?;
     std::fs::write(&file, configuration(&ca_file))?;
     let surroundings = Surroundings {
@@ -277,6 +274,9 @@ impl<M: Meter> Gateway<M> {
         };
         let key = self.router.dialed(connector, info, self.now);
         let key = key.ok_or_else(|| Failure::new("a dial that is not wanted"))?;
+        if self.hub.is_some() {
+            return Err(Failure::new("a second connection to the hub"));
+        }
         self.hub = Some((key, HubConnection::new(Serving::without_sockets(self.work))));
         self.turn_of_hub()
     }
@@ -300,7 +300,7 @@ fn hear(
             may_read
         });
         if !may_read {
-            return Err(Failure::new("the router does not read"));
+            return Err(Failure::new(format!("the router does not read from {key:?}")));
         }
         bytes = rest;
     }

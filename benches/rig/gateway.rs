@@ -209,6 +209,9 @@ impl<M: Meter> Gateway<M> {
             ..
         } = self;
         let device = &mut devices[number];
+        if device.state.output.is_empty() {
+            return Ok(());
+        }
         let output = std::mem::take(&mut device.state.output);
         hear(router, meter, device.key, &output, *now)?;
         device.state.output = emptied(output);
@@ -218,6 +221,9 @@ impl<M: Meter> Gateway<M> {
     /// A device takes what the router has for it.
     fn tell_device(&mut self, number: usize) -> Result<(), Failure> {
         let device = &mut self.devices[number];
+        if self.router.transmit(device.key).is_empty() {
+            return Ok(());
+        }
         tell(
             &mut self.router,
             &mut self.meter,

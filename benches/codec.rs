@@ -14,6 +14,7 @@ use linkrouterd::amqp::deframer::Deframer;
 use linkrouterd::amqp::frame::{Frame, FrameType, write_frame};
 use linkrouterd::amqp::message::{Body, Message, Properties};
 use linkrouterd::amqp::performative::Performative;
+use linkrouterd::amqp::plain::PlainTransfer;
 use linkrouterd::amqp::reader::Reader;
 use linkrouterd::amqp::relay::{self, Written};
 use linkrouterd::amqp::serial::{Channel, DeliveryId, Handle};
@@ -60,7 +61,8 @@ fn transfer(size: usize) -> Vec<u8> {
     frame
 }
 
-/// What relaying reads: handle, delivery-id and flags, all other fields only checked.
+/// What relaying reads where a glance at a plain transfer is not enough: handle, delivery-id and flags, all other fields only
+/// checked.
 fn peek<'a>(frame: &Frame<'a>) -> Performative<'a> {
     Performative::parse(frame.body).expect("a performative")
 }
@@ -79,6 +81,10 @@ fn ways(criterion: &mut Criterion) {
         let frame = Frame::parse(&bytes).expect("a frame");
         let mut group = criterion.benchmark_group(label);
         group.throughput(Throughput::Bytes(bytes.len() as u64));
+        group.bench_function("glance", |bencher| {
+            bencher
+                .iter(|| PlainTransfer::peek(black_box(&bytes), MAX_FRAME_SIZE as u32).expect("a plain one"));
+        });
         group.bench_function("peek", |bencher| bencher.iter(|| peek(black_box(&frame))));
         group.bench_function("relay", |bencher| {
             let mut out = Vec::new();

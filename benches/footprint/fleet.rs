@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use super::device::{Device, Leave, Reach};
 use super::rig::Failure;
 use super::rig::daemon::{self, Daemon};
-use super::rig::hub::{Hub, HubWork};
+use super::rig::hub::{Hub, HubWork, Transport};
 
 /// Devices that connect at the same time; a listener's backlog need not hold more.
 const CONNECTING: usize = 20;
@@ -50,15 +50,10 @@ pub(crate) enum Shape {
 
 impl Site {
     pub(crate) fn start(shape: Shape) -> Result<Self, Failure> {
-        let (hub, ca) = Hub::start(HubWork::Receive, true)?;
+        let (hub, ca) = Hub::start(HubWork::Receive, Transport::Tls, 1)?;
         let configuration = |ca: &Path| match shape {
             Shape::IotHub => daemon::iot_hub(hub.port, ca),
-            // One connection for all.
-            Shape::Plain => daemon::plain_hub(hub.port, ca).replacen(
-                "role: on-demand",
-                "role: on-demand\n    maxTokens: 100000",
-                1,
-            ),
+            Shape::Plain => daemon::plain_hub(hub.port, ca),
         };
         let daemon = Daemon::start(configuration, &ca)?;
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -24,38 +24,15 @@ mod rows;
 
 use std::process::ExitCode;
 
-use rig::Failure;
+use rig::options::Options;
 
 /// Open files that the largest part needs on either side.
 const OPEN_FILES: u64 = 8192;
 
-/// What the command line asks for.
-#[derive(Debug, Default)]
-pub(crate) struct Options {
-    json: bool,
-    smoke: bool,
-    only: Option<String>,
-}
-
-impl Options {
-    fn parse(arguments: impl Iterator<Item = String>) -> Result<Self, Failure> {
-        let mut options = Self::default();
-        for argument in arguments {
-            match argument.as_str() {
-                "--json" => options.json = true,
-                "--smoke" => options.smoke = true,
-                // cargo passes this to every bench target.
-                "--bench" => {}
-                word if !word.starts_with('-') => options.only = Some(word.to_owned()),
-                other => return Err(Failure::new(format!("unknown option {other}"))),
-            }
-        }
-        Ok(options)
-    }
-}
-
 fn main() -> ExitCode {
-    match rig::allow_open_files(OPEN_FILES).and_then(|()| Options::parse(std::env::args().skip(1))) {
+    match rig::allow_open_files(OPEN_FILES)
+        .and_then(|()| Options::parse(std::env::args().skip(1), |_, _| Ok(false)))
+    {
         Ok(options) => run(&options),
         Err(failure) => {
             eprintln!("{failure}");
@@ -67,14 +44,7 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> ExitCode {
     let mut figures = Vec::new();
     let mut failed = 0;
-    let is_wanted = |name: &str| {
-        options
-            .only
-            .as_ref()
-            .is_none_or(|word| name.contains(word.as_str()))
-    };
-    let parts = rows::PARTS.iter().filter(|part| is_wanted(part.name));
-    for part in parts {
+    for part in rows::PARTS.iter().filter(|part| options.wants(part.name)) {
         match (part.measure)(options) {
             Ok(measured) => {
                 for fault in measured.faults {

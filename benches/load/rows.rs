@@ -1,144 +1,193 @@
-//! The rows of the table, and how one is measured.
+//! The rows of the table, and how one is measured once.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::Options;
-use super::device::{self, DeviceWork, Moments, Tally};
-use super::rig::Failure;
-use super::rig::daemon::{self, Daemon};
-use super::rig::hub::{Hub, HubWork, Phase};
+use super::contender::{Contender, Running};
+use super::device::DeviceWork;
+use super::fleet::{self, FIRST, Moments};
+use super::floor;
+use super::pinned::Pinned;
+use super::report::Figures;
+use super::rig::device::{Tally, percentile};
+use super::rig::hub::{Hub, HubWork, Phase, Transport};
+use super::rig::{self, Failure};
 
 /// One line of the table.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Row {
     pub(crate) name: String,
     devices: usize,
     size: usize,
     kind: Kind,
+    cpus: Cpus,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Up,
+    /// The same, and each message is timed.
+    Fair,
     /// Every device sends this often.
     Paced(Duration),
     Down,
     PingPong,
     Idle,
+    Churn,
 }
 
-/// What a row came to. Absent: does not apply, or not measured without the daemon.
-#[derive(Debug, Default)]
-pub(crate) struct Measured {
-    pub(crate) name: String,
-    pub(crate) messages: u64,
-    pub(crate) messages_per_second: Option<f64>,
-    pub(crate) mebibytes_per_second: Option<f64>,
-    pub(crate) cpu_micros_per_message: Option<f64>,
-    pub(crate) cpu_share: Option<f64>,
-    pub(crate) frames_per_record: Option<f64>,
-    pub(crate) peak_memory_kib: Option<u64>,
-    pub(crate) memory_per_device_kib: Option<f64>,
-    pub(crate) p50: Option<Duration>,
-    pub(crate) p99: Option<Duration>,
+/// What devices, router and hub run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cpus {
+    All,
+    One,
 }
 
-/// The rows that the options ask for.
-pub(crate) fn all(options: &Options) -> Vec<Row> {
+const SIZES: [(usize, &str); 3] = [(256, "256 B"), (4096, "4 KiB"), (65536, "64 KiB")];
+
+/// All rows; fewer devices where there are very many, if it is only to see that everything works.
+pub(crate) fn all(smoke: bool) -> Vec<Row> {
     let mut rows = Vec::new();
+    let mut add = |name: String, devices, size, kind| {
+        rows.push(Row {
+            name,
+            devices,
+            size,
+            kind,
+            cpus: Cpus::All,
+        });
+    };
+    let counted = |devices| match devices {
+        1 => "1 device".to_owned(),
+        _ => format!("{devices} devices"),
+    };
     for devices in [1, 100] {
-        for (size, label) in [(256, "256 B"), (4096, "4 KiB"), (65536, "64 KiB")] {
-            let plural = if devices == 1 { "device" } else { "devices" };
-            rows.push(Row {
-                name: format!("{devices} {plural} up, {label}"),
+        for (size, label) in SIZES {
+            add(
+                format!("{} up, {label}", counted(devices)),
                 devices,
                 size,
-                kind: Kind::Up,
-            });
+                Kind::Up,
+            );
         }
     }
-    rows.push(Row {
-        name: "1000 devices up, 5 msg/s each, 256 B".into(),
-        devices: 1000,
-        size: 256,
-        kind: Kind::Paced(Duration::from_millis(200)),
-    });
-    rows.push(Row {
-        name: "100 devices down, 256 B".into(),
-        devices: 100,
-        size: 256,
-        kind: Kind::Down,
-    });
-    rows.push(Row {
-        name: "1 device ping-pong, 256 B".into(),
-        devices: 1,
-        size: 256,
-        kind: Kind::PingPong,
-    });
-    rows.push(Row {
-        name: "1000 devices idle".into(),
-        devices: 1000,
-        size: 0,
-        kind: Kind::Idle,
-    });
-    rows.retain(|row| options.only.as_ref().is_none_or(|word| row.name.contains(word)));
+    for devices in [10, if smoke { 200 } else { 1000 }] {
+        add(format!("{} up, 256 B", counted(devices)), devices, 256, Kind::Up);
+    }
+    for devices in [1, 100] {
+        for (size, label) in SIZES {
+            let name = format!("{} down, {label}", counted(devices));
+            add(name, devices, size, Kind::Down);
+        }
+    }
+    add("100 devices, fair, 64 KiB".into(), 100, 65536, Kind::Fair);
+    add(
+        "open loop, 100 devices, 2000 msg/s, 256 B".into(),
+        100,
+        256,
+        Kind::Paced(Duration::from_millis(50)),
+    );
+    let many = if smoke { 200 } else { 1000 };
+    add(
+        format!("open loop, {many} devices, {} msg/s, 256 B", 5 * many),
+        many,
+        256,
+        Kind::Paced(Duration::from_millis(200)),
+    );
+    add("ping-pong, 256 B".into(), 1, 256, Kind::PingPong);
+    add("ping-pong on one CPU, 256 B".into(), 1, 256, Kind::PingPong);
+    let idle: &[usize] = if smoke { &[200] } else { &[1000, 5000] };
+    for devices in idle {
+        add(format!("{devices} devices idle"), *devices, 0, Kind::Idle);
+    }
+    add("churn, 256 B".into(), FIRST, 256, Kind::Churn);
+    for row in &mut rows {
+        if row.name.contains("one CPU") {
+            row.cpus = Cpus::One;
+        }
+    }
     rows
 }
 
 impl Row {
-    /// Starts a hub and a daemon, lets the devices work, and checks what came of it.
-    pub(crate) fn run(&self, options: &Options) -> Result<Measured, Failure> {
-        let duration = options.duration();
+    /// Whether the latency of the row is to be compared with that of no router at all.
+    pub(crate) fn needs_direct(&self) -> bool {
+        self.kind == Kind::PingPong
+    }
+
+    /// Whether it is soon done, however slow the contender is.
+    pub(crate) fn is_small(&self) -> bool {
+        self.devices <= FIRST && self.size <= 256
+    }
+
+    /// Whether it is known what the least is that it costs.
+    pub(crate) fn has_floor(&self) -> bool {
+        self.kind == Kind::Up || self.kind == Kind::PingPong
+    }
+
+    /// Starts a hub and the contender, lets the devices work, and checks what came of it.
+    pub(crate) fn run(&self, contender: &Contender, duration: Duration) -> Result<Figures, Failure> {
+        let _pinned = match self.cpus {
+            Cpus::One => Some(Pinned::to_one_cpu()?),
+            Cpus::All => None,
+        };
+        let size = self.size;
+        match (contender, self.kind) {
+            (Contender::Floor, Kind::PingPong) => return floor::round_trip(size, duration),
+            (Contender::Floor, _) => return floor::up(size, duration),
+            _ => {}
+        }
         let (device_work, hub_work) = match self.kind {
-            Kind::Up => (
+            Kind::Up | Kind::Fair => (
                 DeviceWork::Send {
-                    size: self.size,
+                    size,
                     duration,
+                    timed: self.kind == Kind::Fair,
                 },
                 HubWork::Receive,
             ),
             Kind::Paced(every) => (
                 DeviceWork::Paced {
-                    size: self.size,
+                    size,
                     every,
                     duration,
+                    count: self.devices,
                 },
                 HubWork::Receive,
             ),
-            Kind::Down => (DeviceWork::Receive, HubWork::Send(self.size)),
-            Kind::PingPong => (
-                DeviceWork::PingPong {
-                    size: self.size,
-                    duration,
-                },
-                HubWork::Receive,
-            ),
+            Kind::Down => (DeviceWork::Receive, HubWork::Send(size)),
+            Kind::PingPong => (DeviceWork::PingPong { size, duration }, HubWork::Receive),
             Kind::Idle => (DeviceWork::Idle, HubWork::Receive),
+            Kind::Churn => (DeviceWork::Churn { size, duration }, HubWork::Receive),
         };
-        let (hub, ca) = Hub::start(hub_work, !options.direct)?;
-        let daemon = if options.direct {
-            None
-        } else {
-            Some(Daemon::start(|ca| daemon::plain_hub(hub.port, ca), &ca)?)
+        let transport = match contender {
+            Contender::Direct => Transport::Plain,
+            _ => Transport::Tls,
         };
-        let port = daemon.as_ref().map_or(hub.port, |daemon| daemon.port);
-        let mut probe = Probe::new(&hub, daemon.as_ref(), duration)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let tally = runtime.block_on(device::run_all(port, self.devices, device_work, &mut probe));
+        let threads = self.threads();
+        let (hub, ca) = Hub::start(hub_work, transport, threads)?;
+        let running = contender.start(hub.port, &ca)?;
+        let mut probe = Probe::new(&hub, &running, duration);
+        let runtime = rig::runtime(threads)?;
+        let devices = fleet::run_all(running.port(), self.devices, device_work, &mut probe);
+        let tally = runtime.block_on(devices);
         let faults = hub.counters.faults();
         if !faults.is_empty() {
             return Err(Failure::new(faults.join("; ")));
         }
         let tally = tally?;
         self.check(&hub, &tally)?;
-        let measured = self.sum_up(&probe, tally)?;
-        if let Some(daemon) = daemon {
-            daemon.stop()?;
+        let figures = self.sum_up(&probe, tally)?;
+        running.stop()?;
+        Ok(figures)
+    }
+
+    /// Of devices and of the hub each. One at a time needs no other thread to be woken.
+    fn threads(&self) -> usize {
+        match self.kind {
+            Kind::PingPong => 1,
+            _ => std::thread::available_parallelism().map_or(1, usize::from).min(4),
         }
-        Ok(measured)
     }
 
     /// Nothing lost, nothing doubled, everything settled.
@@ -147,7 +196,7 @@ impl Row {
         let taken = counters.deliveries.load(Ordering::Relaxed);
         let sent = counters.sent.load(Ordering::Relaxed);
         match self.kind {
-            Kind::Up | Kind::Paced(_) | Kind::PingPong => {
+            Kind::Up | Kind::Fair | Kind::Paced(_) | Kind::PingPong | Kind::Churn => {
                 let bytes = counters.payload_bytes.load(Ordering::Relaxed);
                 // Each message is one data section: 8 bytes of head and the content.
                 let expected = tally.sent * (self.size as u64 + 8);
@@ -172,21 +221,22 @@ impl Row {
         Ok(())
     }
 
-    fn sum_up(&self, probe: &Probe<'_>, mut tally: Tally) -> Result<Measured, Failure> {
-        let (Some(begin), Some(end)) = (&probe.begin, &probe.end) else {
+    fn sum_up(&self, probe: &Probe<'_>, mut tally: Tally) -> Result<Figures, Failure> {
+        let (Some(first), Some(begin), Some(end)) = (&probe.first, &probe.begin, &probe.end) else {
             return Err(Failure::new("the row was not measured"));
         };
-        let mut measured = Measured {
-            name: self.name.clone(),
-            ..Measured::default()
+        let mut figures = Figures {
+            start_millis: probe.running.start_up().map(|time| time.as_secs_f64() * 1e3),
+            peak_memory_mib: end.peak_memory_kib.map(|kib| kib as f64 / 1024.0),
+            ciphers: probe.hub.counters.ciphers(),
+            ..Figures::default()
         };
-        measured.peak_memory_kib = end.peak_memory_kib;
         if self.kind == Kind::Idle {
-            if let (Some(before), Some(after)) = (probe.memory_before_kib, end.memory_kib) {
-                measured.memory_per_device_kib =
-                    Some(after.saturating_sub(before) as f64 / self.devices as f64);
+            if let (Some(before), Some(after)) = (first.memory_kib, end.memory_kib) {
+                let growth = after.saturating_sub(before) as f64;
+                figures.memory_per_device_kib = Some(growth / (self.devices - FIRST) as f64);
             }
-            return Ok(measured);
+            return Ok(figures);
         }
         let messages = if self.kind == Kind::Down {
             tally.received
@@ -195,43 +245,49 @@ impl Row {
         };
         let elapsed = tally
             .last
-            .map_or(end.at, |last| last)
+            .unwrap_or(end.at)
             .duration_since(begin.at)
             .as_secs_f64();
-        measured.messages = messages;
-        measured.messages_per_second = Some(messages as f64 / elapsed);
-        measured.mebibytes_per_second =
+        figures.messages_per_second = Some(messages as f64 / elapsed);
+        figures.mebibytes_per_second =
             Some((messages * self.size as u64) as f64 / elapsed / f64::from(1 << 20));
         if let (Some(before), Some(after)) = (begin.cpu, end.cpu) {
             let cpu = after.saturating_sub(before).as_secs_f64();
-            measured.cpu_micros_per_message = Some(cpu * 1e6 / messages as f64);
-            measured.cpu_share = Some(cpu / end.at.duration_since(begin.at).as_secs_f64());
+            figures.cpu_micros_per_message = Some(cpu * 1e6 / messages as f64);
+            figures.cpu_percent = Some(cpu * 100.0 / end.at.duration_since(begin.at).as_secs_f64());
         }
         let records = end.records - begin.records;
-        if probe.daemon.is_some() && self.kind != Kind::Down && records > 0 {
-            measured.frames_per_record = Some((end.frames - begin.frames) as f64 / records as f64);
+        // Of one that goes down nothing comes in but answers, and handshakes of TLS are records, too.
+        let is_counted = !figures.ciphers.is_empty() && !matches!(self.kind, Kind::Down | Kind::Churn);
+        if is_counted && records > 0 {
+            figures.frames_per_record = Some((end.frames - begin.frames) as f64 / records as f64);
         }
-        if self.kind == Kind::PingPong {
-            tally.round_trips.sort_unstable();
-            measured.p50 = percentile(&tally.round_trips, 50);
-            measured.p99 = percentile(&tally.round_trips, 99);
+        tally.latencies.sort_unstable();
+        let micros =
+            |percent| percentile(&tally.latencies, percent).map(|latency| latency.as_secs_f64() * 1e6);
+        if self.kind != Kind::Churn {
+            [figures.p50_micros, figures.p99_micros, figures.p999_micros] = [50.0, 99.0, 99.9].map(micros);
         }
-        Ok(measured)
+        if self.kind == Kind::Fair {
+            figures.unfairness = unfairness(tally.device_p99);
+        }
+        Ok(figures)
     }
 }
 
-fn percentile(sorted: &[Duration], percent: usize) -> Option<Duration> {
-    sorted
-        .get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1)))
-        .copied()
+/// How many times the median device's 99th percentile that of the slowest is.
+fn unfairness(mut of_devices: Vec<Duration>) -> Option<f64> {
+    of_devices.sort_unstable();
+    let median = percentile(&of_devices, 50.0)?;
+    Some(of_devices.last()?.as_secs_f64() / median.as_secs_f64())
 }
 
-/// Reads the hub's counters and the daemon's at the row's moments.
+/// Reads the hub's counters and the contender's at the row's moments.
 struct Probe<'a> {
     hub: &'a Hub,
-    daemon: Option<&'a Daemon>,
+    running: &'a Running,
     duration: Duration,
-    memory_before_kib: Option<u64>,
+    first: Option<Reading>,
     begin: Option<Reading>,
     end: Option<Reading>,
 }
@@ -246,31 +302,35 @@ struct Reading {
 }
 
 impl<'a> Probe<'a> {
-    fn new(hub: &'a Hub, daemon: Option<&'a Daemon>, duration: Duration) -> Result<Self, Failure> {
-        let memory_before_kib = daemon.map(|daemon| daemon.memory("VmRSS")).transpose()?;
-        Ok(Self {
+    fn new(hub: &'a Hub, running: &'a Running, duration: Duration) -> Self {
+        Self {
             hub,
-            daemon,
+            running,
             duration,
-            memory_before_kib,
+            first: None,
             begin: None,
             end: None,
-        })
+        }
     }
 
     fn read(&self) -> Result<Reading, Failure> {
         Ok(Reading {
             at: Instant::now(),
-            cpu: self.daemon.map(Daemon::cpu).transpose()?,
+            cpu: self.running.cpu()?,
             frames: self.hub.counters.frames.load(Ordering::Relaxed),
             records: self.hub.counters.records.load(Ordering::Relaxed),
-            memory_kib: self.daemon.map(|daemon| daemon.memory("VmRSS")).transpose()?,
-            peak_memory_kib: self.daemon.map(|daemon| daemon.memory("VmHWM")).transpose()?,
+            memory_kib: self.running.memory("VmRSS")?,
+            peak_memory_kib: self.running.memory("VmHWM")?,
         })
     }
 }
 
 impl Moments for Probe<'_> {
+    fn first_attached(&mut self) -> Result<(), Failure> {
+        self.first = Some(self.read()?);
+        Ok(())
+    }
+
     fn attached(&mut self) -> Result<(), Failure> {
         self.begin = Some(self.read()?);
         self.hub

@@ -7,10 +7,8 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::Failure;
+use super::{Failure, process};
 
-/// Linux counts process times in hundredths of a second in `/proc`, whatever the kernel's own tick.
-const TICK: Duration = Duration::from_millis(10);
 /// Names another build of the daemon than the one made with the benchmark: an installed one, for example.
 const BINARY: &str = "LINKROUTERD_BINARY";
 const START: Duration = Duration::from_secs(10);
@@ -91,32 +89,12 @@ impl Daemon {
 
     /// User and system time so far.
     pub(crate) fn cpu(&self) -> Result<Duration, Failure> {
-        let stat = std::fs::read_to_string(self.proc("stat"))?;
-        // The name of the program may have blanks; what is behind it has none. utime and stime are fields 14 and 15.
-        let fields: Vec<&str> = stat
-            .rsplit_once(')')
-            .map_or_else(Vec::new, |(_, rest)| rest.split_whitespace().collect());
-        let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u32>().ok());
-        match (ticks(11), ticks(12)) {
-            (Some(user), Some(system)) => Ok(TICK * (user + system)),
-            _ => Err(Failure::new("no times in /proc")),
-        }
+        process::cpu(self.child.id())
     }
 
     /// Resident memory in KiB: now (`VmRSS`) or at its highest (`VmHWM`).
     pub(crate) fn memory(&self, field: &str) -> Result<u64, Failure> {
-        let status = std::fs::read_to_string(self.proc("status"))?;
-        status
-            .lines()
-            .find_map(|line| {
-                line.strip_prefix(field)?
-                    .strip_prefix(':')?
-                    .split_whitespace()
-                    .next()?
-                    .parse()
-                    .ok()
-            })
-            .ok_or_else(|| Failure::new(format!("no {field} in /proc")))
+        process::memory(self.child.id(), field)
     }
 
     /// What the kernel says of the process.
@@ -199,7 +177,7 @@ fn watch_log(
     let _ = found.send(Err(head.join("\n")));
 }
 
-/// Links of devices to a hub that asks for no tokens.
+/// Links of devices to a hub that asks for no tokens, as fast as devices come, and over one connection for all.
 pub(crate) fn plain_hub(hub_port: u16, ca: &Path) -> String {
     format!(
         "\
@@ -228,6 +206,8 @@ connector {{
     saslMechanisms: ANONYMOUS
     sslProfile: hub-tls
     idleTimeoutSeconds: 120
+    devicesPerSecond: 0
+    maxTokens: 100000
 }}
 
 linkRoute {{

@@ -5,7 +5,12 @@
 
 pub(crate) mod cbs;
 pub(crate) mod daemon;
+pub(crate) mod device;
+pub(crate) mod gateway;
 pub(crate) mod hub;
+pub(crate) mod hub_connection;
+pub(crate) mod options;
+pub(crate) mod process;
 pub(crate) mod tls;
 pub(crate) mod wire;
 
@@ -59,4 +64,13 @@ pub(crate) fn allow_open_files(needed: u64) -> Result<(), Failure> {
         .env(MARK, "1")
         .exec();
     Err(error.into())
+}
+
+/// A runtime for peers of the daemon: the thread that it is driven by, or so many of its own.
+pub(crate) fn runtime(threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = match threads {
+        0 | 1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    builder.worker_threads(threads.max(1)).enable_all().build()
 }

@@ -476,13 +476,22 @@ pub(crate) struct Input {
 impl Input {
     /// Where the next read goes; call [`Input::compact`] before.
     pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        const LEAST: usize = 4096;
+        if self.bytes.capacity() == 0 {
+            self.bytes.reserve(LEAST);
+        }
         &mut self.bytes
     }
 
-    /// Drops what has been used.
+    /// Drops what has been used. A buffer that a read has filled is too small: it grows, to some extent.
     pub(crate) fn compact(&mut self) {
+        const MOST: usize = 256 * 1024;
+        let is_full = self.bytes.len() == self.bytes.capacity();
         self.bytes.drain(..self.used);
         self.used = 0;
+        if is_full {
+            self.bytes.reserve((2 * self.bytes.capacity()).min(MOST));
+        }
     }
 
     /// Bytes not used yet.

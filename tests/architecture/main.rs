@@ -1,5 +1,5 @@
-//! The layering, checked: imports go one way, the three inner layers know no sockets and no clocks, TLS types live in
-//! one place, no file grows beyond what one can read, and the release is made of few crates.
+//! The layering, checked: imports go one way, the three inner layers know no sockets and no clocks, what carries messages
+//! knows no locks, TLS types live in one place, no file grows beyond what one can read, and the release is made of few crates.
 
 mod panics;
 
@@ -47,6 +47,21 @@ const IO: [&str; 9] = [
     "socket2",
     "std::time::SystemTime",
     "std::time::Instant::now",
+];
+
+/// What carries messages runs on one thread, and shares nothing with others that one could wait for.
+const LOCK_FREE: [&str; 4] = ["amqp", "endpoint", "router", "shard"];
+
+/// What those may not name.
+const LOCKS: [&str; 8] = [
+    "std::sync::Mutex",
+    "std::sync::RwLock",
+    "std::sync::Condvar",
+    "std::sync::Barrier",
+    "std::sync::mpsc",
+    "std::sync::atomic",
+    "tokio::sync::Mutex",
+    "tokio::sync::RwLock",
 ];
 
 /// Crates whose types stay in one room, so that they can be exchanged in one place.
@@ -172,6 +187,9 @@ fn breaches_of(name: &str, source: &str) -> Vec<String> {
             breaches.push(format!(
                 "{name}: {room} does no input or output and reads no clock ({text})"
             ));
+        }
+        if LOCK_FREE.contains(&room) && !is_test(&path) && LOCKS.iter().any(|banned| names(&text, banned)) {
+            breaches.push(format!("{name}: {room} waits for no other thread ({text})"));
         }
         if TLS.iter().any(|banned| names(&text, banned)) && !name.starts_with(TLS_HOME) {
             breaches.push(format!("{name}: TLS types live in {TLS_HOME} ({text})"));
@@ -484,6 +502,16 @@ fn breaches_are_found() {
             "use tokio_rustls::client::TlsStream;",
             "TLS types",
         ),
+        (
+            "src/router/mod.rs",
+            "use std::sync::{Arc, Mutex};",
+            "waits for no other thread",
+        ),
+        (
+            "src/shard/driver.rs",
+            "fn f() { std::sync::atomic::AtomicU64::new(0); }",
+            "waits for no other thread",
+        ),
         ("src/plugins/mod.rs", "", "no room plugins"),
         ("src/amqp/utils.rs", "", "says nothing"),
         ("src/amqp/frame.rs", &"\n".repeat(601), "601 lines"),
@@ -531,6 +559,11 @@ fn what_is_in_order_is_left_alone() {
             "src/daemon/build.rs",
             "use crate::config::Listener; use crate::router::settings;",
         ),
+        (
+            "src/shard/tls/verify.rs",
+            "use std::sync::{Arc, OnceLock}; #[cfg(test)] mod tests { use std::sync::Mutex; }",
+        ),
+        ("src/daemon/logging.rs", "use std::sync::Mutex;"),
         ("src/main.rs", "use linkrouterd::{cli::Arguments, daemon};"),
         (
             "src/shard/mod.rs",

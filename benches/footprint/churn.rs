@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::device::Reach;
+use super::Options;
 use super::fleet::{self, Group, Shape, Site};
-use super::report::Figure;
-use super::rig::Failure;
+use super::rig::figures::Figure;
+use super::rig::visitor::Reach;
+use super::rig::{Failure, kernel, trend};
 use super::rows::Measured;
-use super::{Options, process};
 
 /// KiB that a device's visit may leave behind, by the trend of the second half: nothing that is kept of it is so small.
 const GROWTH: f64 = 0.016;
@@ -64,7 +64,7 @@ fn repeat(
     let site = Site::start(shape)?;
     // One who stays until the connection to the hub is there; its own socket does not count.
     let first = site.connect(Group::of_its_own(cycles), 1, reach)?;
-    let files = process::open_files(&site.daemon)? - 1;
+    let files = kernel::open_files(&site.daemon)? - 1;
     site.runtime.block_on(fleet::finish(first))?;
     let before = site.daemon.logged()?;
     let mut after = Vec::new();
@@ -84,7 +84,7 @@ fn repeat(
     let series = |of: fn(&After) -> f64| after.iter().map(of).collect::<Vec<f64>>();
     let resident = series(|it| it.resident as f64);
     let last = &resident[cycles / 2..];
-    let growth = slope(last);
+    let growth = trend::slope(last);
     if growth > bound * count as f64 {
         measured.faults.push(format!(
             "{who}: RSS grows by {growth:.1} KiB a cycle: {resident:?}"
@@ -126,10 +126,10 @@ fn repeat(
 fn when_gone(site: &Site, files: usize) -> Result<After, Failure> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let open = process::open_files(&site.daemon)?;
+        let open = kernel::open_files(&site.daemon)?;
         if open <= files {
             return Ok(After {
-                resident: process::memory(&site.daemon)?.resident,
+                resident: kernel::memory(&site.daemon)?.resident,
                 files: open,
             });
         }
@@ -140,18 +140,4 @@ fn when_gone(site: &Site, files: usize) -> Result<After, Failure> {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-/// Of the straight line that fits best.
-fn slope(values: &[f64]) -> f64 {
-    let count = values.len() as f64;
-    let middle = (count - 1.0) / 2.0;
-    let mean = values.iter().sum::<f64>() / count;
-    let (mut covariance, mut variance) = (0.0, 0.0);
-    for (at, value) in values.iter().enumerate() {
-        let distance = at as f64 - middle;
-        covariance += distance * (value - mean);
-        variance += distance * distance;
-    }
-    covariance / variance
 }

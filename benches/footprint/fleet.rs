@@ -5,10 +5,10 @@ use std::path::Path;
 
 use tokio::task::JoinSet;
 
-use super::device::{Device, Leave, Reach};
 use super::rig::Failure;
 use super::rig::daemon::{self, Daemon};
 use super::rig::hub::{Hub, HubWork, Transport};
+use super::rig::visitor::{Leave, Reach, Visitor};
 
 /// Devices that connect at the same time; a listener's backlog need not hold more.
 const CONNECTING: usize = 20;
@@ -63,7 +63,7 @@ impl Site {
     }
 
     /// Connects devices.
-    pub(crate) fn connect(&self, group: Group, count: usize, reach: Reach) -> Result<Vec<Device>, Failure> {
+    pub(crate) fn connect(&self, group: Group, count: usize, reach: Reach) -> Result<Vec<Visitor>, Failure> {
         self.runtime
             .block_on(connect(self.daemon.port, group, count, reach))
     }
@@ -78,7 +78,7 @@ impl Site {
     }
 }
 
-async fn connect(port: u16, group: Group, count: usize, reach: Reach) -> Result<Vec<Device>, Failure> {
+async fn connect(port: u16, group: Group, count: usize, reach: Reach) -> Result<Vec<Visitor>, Failure> {
     // A source address for each group, for a port is not free again at once.
     let source = Ipv4Addr::new(127, 0, 1, 1 + (group.number % 250) as u8);
     let mut connecting = JoinSet::new();
@@ -86,7 +86,7 @@ async fn connect(port: u16, group: Group, count: usize, reach: Reach) -> Result<
     for number in 0..count {
         let container = format!("board-{}-{number}", group.number);
         let id = format!("sensor-{}-{number}", group.fleet);
-        connecting.spawn(async move { Device::connect(port, source, &container, &id, reach).await });
+        connecting.spawn(async move { Visitor::connect(port, source, &container, &id, reach).await });
         if connecting.len() >= CONNECTING
             && let Some(device) = connecting.join_next().await
         {
@@ -100,7 +100,7 @@ async fn connect(port: u16, group: Group, count: usize, reach: Reach) -> Result<
 }
 
 /// All send a message, and go when the hub has accepted it: most with a goodbye, some without.
-pub(crate) async fn finish(devices: Vec<Device>) -> Result<(), Failure> {
+pub(crate) async fn finish(devices: Vec<Visitor>) -> Result<(), Failure> {
     let ways = [Leave::Closing, Leave::Ending, Leave::Closing, Leave::Vanishing];
     let mut leaving = JoinSet::new();
     for (mut device, way) in devices.into_iter().zip(ways.into_iter().cycle()) {

@@ -14,16 +14,14 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod churn;
-mod device;
 mod fleet;
-mod process;
-mod report;
 #[path = "../rig/mod.rs"]
 mod rig;
 mod rows;
 
 use std::process::ExitCode;
 
+use rig::figures;
 use rig::options::Options;
 
 /// Open files that the largest part needs on either side.
@@ -60,9 +58,9 @@ fn run(options: &Options) -> ExitCode {
         }
     }
     if options.json {
-        print!("{}", report::json(&figures));
+        print!("{}", figures::json(&figures));
     } else {
-        print!("{}", report::table(&figures));
+        print!("{}", figures::table(&figures));
     }
     if failed == 0 && !figures.is_empty() {
         ExitCode::SUCCESS

@@ -4,11 +4,11 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::device::Reach;
 use super::fleet::{Group, Shape, Site};
-use super::report::Figure;
-use super::rig::{Failure, wire};
-use super::{Options, churn, process};
+use super::rig::figures::Figure;
+use super::rig::visitor::Reach;
+use super::rig::{Failure, kernel, wire};
+use super::{Options, churn};
 
 /// One part of the table.
 pub(crate) struct Part {
@@ -64,11 +64,11 @@ fn start(options: &Options) -> Result<Measured, Failure> {
         if number == 0 {
             figures.extend(memory_figures(
                 "at start",
-                process::memory(daemon)?,
+                kernel::memory(daemon)?,
                 Some(START_KIB),
             ));
             let _device = site.connect(Group::of_its_own(0), 1, Reach::Token)?;
-            let memory = process::memory(daemon)?;
+            let memory = kernel::memory(daemon)?;
             figures.extend(memory_figures("with TLS to the hub and one device", memory, None));
         }
         drop(stream);
@@ -86,7 +86,7 @@ fn start(options: &Options) -> Result<Measured, Failure> {
     })
 }
 
-fn memory_figures(when: &str, memory: process::Memory, goal: Option<f64>) -> [Figure; 3] {
+fn memory_figures(when: &str, memory: kernel::Memory, goal: Option<f64>) -> [Figure; 3] {
     let figure = |what: &str, kib: u64| Figure::new(format!("{what} {when}"), kib as f64, "KiB");
     let resident = figure("RSS", memory.resident);
     [
@@ -126,14 +126,14 @@ fn idle(options: &Options) -> Result<Measured, Failure> {
     for (what, shape, reach, goal) in kinds {
         let site = Site::start(shape)?;
         let mut devices = site.connect(Group::of_its_own(0), FIRST, reach)?;
-        let before = process::memory(&site.daemon)?.resident;
+        let before = kernel::memory(&site.daemon)?.resident;
         for (round, number) in numbers.iter().enumerate() {
             devices.extend(site.connect(
                 Group::of_its_own(1 + round),
                 number + FIRST - devices.len(),
                 reach,
             )?);
-            let growth = process::memory(&site.daemon)?.resident.saturating_sub(before);
+            let growth = kernel::memory(&site.daemon)?.resident.saturating_sub(before);
             let figure = Figure::new(
                 format!("RSS of {what}, {number} devices"),
                 growth as f64 / *number as f64,
@@ -196,7 +196,7 @@ fn steady(options: &Options) -> Result<Measured, Failure> {
         Figure::new(format!("lines logged {label}"), total(|it| it.lines), "").at_most(0.0),
         Figure::new(
             "files open for writing",
-            process::writable_files(&site.daemon)?.len() as f64,
+            kernel::writable_files(&site.daemon)?.len() as f64,
             "",
         )
         .at_most(0.0),
@@ -211,7 +211,7 @@ fn steady(options: &Options) -> Result<Measured, Failure> {
                 .push(format!("{name}: {stored} bytes stored, {lines} lines logged"));
         }
     }
-    let writable = process::writable_files(&site.daemon)?;
+    let writable = kernel::writable_files(&site.daemon)?;
     if !writable.is_empty() {
         measured
             .faults
@@ -238,9 +238,9 @@ impl Stretch {
         work: impl FnOnce() -> Result<(), Failure>,
     ) -> Result<Self, Failure> {
         let logged = site.daemon.logged()?;
-        let (begin, before) = (Instant::now(), process::activity(&site.daemon)?);
+        let (begin, before) = (Instant::now(), kernel::activity(&site.daemon)?);
         work()?;
-        let after = process::activity(&site.daemon)?;
+        let after = kernel::activity(&site.daemon)?;
         Ok(Self {
             name,
             time: begin.elapsed(),

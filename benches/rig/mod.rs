@@ -6,12 +6,16 @@
 pub(crate) mod cbs;
 pub(crate) mod daemon;
 pub(crate) mod device;
+pub(crate) mod figures;
 pub(crate) mod gateway;
 pub(crate) mod hub;
 pub(crate) mod hub_connection;
+pub(crate) mod kernel;
 pub(crate) mod options;
 pub(crate) mod process;
 pub(crate) mod tls;
+pub(crate) mod trend;
+pub(crate) mod visitor;
 pub(crate) mod wire;
 
 use std::fmt;

@@ -23,6 +23,7 @@ pub(crate) const EMPTY: u8 = 0;
 const SOURCE: u8 = 0x28;
 const TARGET: u8 = 0x29;
 const ACCEPTED: u8 = 0x24;
+const ERROR: u8 = 0x1d;
 const DATA: u8 = 0x75;
 
 /// The session window that both harness ends announce, in frames.
@@ -114,6 +115,14 @@ impl<'a> FrameWriter<'a> {
         self.out
             .extend_from_slice(&[0x00, 0x53, code, 0xc0, size + 3, 1, 0xa1, size]);
         self.raw(address.as_bytes())
+    }
+
+    /// An error with nothing but its condition.
+    pub(crate) fn error(self, condition: &str) -> Self {
+        let size = condition.len() as u8;
+        self.out
+            .extend_from_slice(&[0x00, 0x53, ERROR, 0xc0, size + 3, 1, 0xa3, size]);
+        self.raw(condition.as_bytes())
     }
 
     /// Closes the list, appends the payload and writes the sizes.
@@ -220,6 +229,33 @@ pub(crate) fn transfer(out: &mut Vec<u8>, channel: u16, handle: u32, id: u32, pa
         .finish_with(payload);
 }
 
+/// A message as one delivery, unsettled, in frames of at most `max_frame` bytes; gives their number.
+pub(crate) fn message(
+    out: &mut Vec<u8>,
+    channel: u16,
+    handle: u32,
+    id: u32,
+    payload: &[u8],
+    max_frame: usize,
+) -> u32 {
+    // Header, descriptor, list head, and the six fields below: what a frame needs beside its payload.
+    const OVERHEAD: usize = 8 + 12 + 5 + 5 + 6 + 5 + 1 + 1;
+    let mut frames = 0;
+    let mut parts = payload.chunks(max_frame - OVERHEAD).peekable();
+    while let Some(part) = parts.next() {
+        FrameWriter::amqp(out, channel, TRANSFER)
+            .uint(handle)
+            .uint(id)
+            .tag(id)
+            .uint(0)
+            .bool(false)
+            .bool(parts.peek().is_some())
+            .finish_with(part);
+        frames += 1;
+    }
+    frames
+}
+
 /// How far `next` is below `end`, in the serial numbers of AMQP 1.0 part 2, §2.8.10; nothing when it is beyond.
 pub(crate) fn room(end: u32, next: u32) -> u32 {
     u32::try_from(end.wrapping_sub(next).cast_signed()).unwrap_or(0)
@@ -234,6 +270,14 @@ pub(crate) fn accept(out: &mut Vec<u8>, channel: u16, first: u32, last: u32) {
         .bool(true)
         .raw(&[0x00, 0x53, ACCEPTED, 0x45])
         .finish();
+}
+
+/// Whether an encoded delivery state is `accepted`.
+pub(crate) fn is_accepted(state: &[u8]) -> bool {
+    matches!(
+        state,
+        [0x00, 0x53, ACCEPTED, ..] | [0x00, 0x80, 0, 0, 0, 0, 0, 0, 0, ACCEPTED, ..]
+    )
 }
 
 pub(crate) fn detach(out: &mut Vec<u8>, channel: u16, handle: u32) {

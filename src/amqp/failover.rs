@@ -273,6 +273,9 @@ mod tests {
             read(&properties(Value::List(Vec::new())), 8),
             Ok(Some(Vec::new()))
         );
+        let longest = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)].join(".");
+        assert!(longest.len() == MAX_HOST && is_host(&longest));
+        assert!(!is_host(&format!("{longest}d")));
         let many = Value::List(vec![Value::Null; 100]);
         assert_eq!(
             read(&properties(many), 8).map(|list| list.map(|list| list.len())),

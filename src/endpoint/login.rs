@@ -114,6 +114,10 @@ mod tests {
     fn a_plain_response_is_user_and_password_and_nothing_else() {
         assert_eq!(plain(b"\0dev1\0s3cret"), Some(("dev1", &b"s3cret"[..])));
         assert_eq!(plain(b"dev1\0dev1\0p\xff"), Some(("dev1", &b"p\xff"[..])));
+        let user = "u".repeat(limits::USER_BYTES);
+        let password = "p".repeat(limits::PASSWORD_BYTES);
+        let longest = format!("\0{user}\0{password}");
+        assert_eq!(plain(longest.as_bytes()), Some((&*user, password.as_bytes())));
         let long_user = [b"\0", vec![b'u'; limits::USER_BYTES + 1].as_slice(), b"\0p"].concat();
         let long_password = [b"\0u\0", vec![b'p'; limits::PASSWORD_BYTES + 1].as_slice()].concat();
         for wrong in [

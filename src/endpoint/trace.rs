@@ -75,7 +75,15 @@ fn hosts(name: &str) -> Option<(IpAddr, IpAddr)> {
         Some((address, length)) => (address, Some(length.parse::<u32>().ok()?)),
         None => (name, None),
     };
-    Some(match address.parse::<IpAddr>().ok()? {
+    // Devices are known by their IPv4 address, wherever they have one.
+    let (address, length) = match (address.parse::<IpAddr>().ok()?, length) {
+        (IpAddr::V6(mapped), None) => (mapped.to_canonical(), None),
+        (IpAddr::V6(mapped), Some(96..)) if mapped.to_ipv4_mapped().is_some() => {
+            (mapped.to_canonical(), length.map(|length| length - 96))
+        }
+        (address, length) => (address, length),
+    };
+    Some(match address {
         IpAddr::V4(address) => {
             let rest = host_bits(length, 32).map(|bits| u32::MAX.checked_shr(32 - bits).unwrap_or(0))?;
             let address = u32::from(address);
@@ -257,7 +265,15 @@ mod tests {
 
     #[test]
     fn a_device_is_named_by_address_network_or_container() {
-        let named = ["192.168.1.20", "10.1.0.0/16", "fd00::/8", "Netduino-*", "dev1"];
+        let named = [
+            "192.168.1.20",
+            "10.1.0.0/16",
+            "::ffff:10.3.0.7",
+            "::ffff:10.4.0.0/112",
+            "fd00::/8",
+            "Netduino-*",
+            "dev1",
+        ];
         for (peer, container_id, expected) in [
             ("192.168.1.20:4711", None, "all"),
             ("[::ffff:192.168.1.20]:4711", None, "all"),
@@ -265,6 +281,10 @@ mod tests {
             ("192.168.1.21:4711", Some("other"), "nothing"),
             ("10.1.255.255:1", None, "all"),
             ("10.2.0.0:1", Some("x"), "nothing"),
+            ("10.3.0.7:1", None, "all"),
+            ("10.3.0.8:1", Some("x"), "nothing"),
+            ("10.4.255.255:1", None, "all"),
+            ("10.5.0.0:1", Some("x"), "nothing"),
             ("[fd12::1]:1", None, "all"),
             ("[fe80::1]:1", Some("x"), "nothing"),
             ("1.2.3.4:1", Some("Netduino-7"), "all"),

@@ -1,7 +1,7 @@
 //! The vhost policy applied: at the open, at the attach, and where a message grows larger than it may.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::attach::excerpt;
 use super::connection::index;
@@ -14,7 +14,7 @@ use super::{ConnectionKey, Router};
 use crate::amqp::condition::{self, AmqpError};
 use crate::amqp::edit::{self, EditedTail, Edits};
 use crate::amqp::fields::Tail;
-use crate::amqp::frame::HEADER_LENGTH;
+use crate::amqp::frame::{HEADER_LENGTH, MIN_MAX_FRAME_SIZE};
 use crate::amqp::originate;
 use crate::amqp::performative::{Attach, Performative, Role, Transfer};
 use crate::amqp::plain::PlainTransfer;
@@ -65,11 +65,7 @@ impl MessageSize {
     }
 }
 
-/// How many denials of a minute are logged: what devices can repeat at will must not fill a disk.
-const DENIALS_LOGGED: u32 = 20;
-const DENIALS_PERIOD: Duration = Duration::from_secs(60);
-
-/// Keeps the log of denials short.
+/// Keeps the log of denials short: what devices can repeat at will must not fill a disk.
 #[derive(Debug, Default)]
 pub(super) struct Denials {
     since: Option<Instant>,
@@ -79,14 +75,14 @@ pub(super) struct Denials {
 impl Denials {
     /// What to add to the line of a denial; `None`: no line.
     pub(super) fn note(&mut self, now: Instant) -> Option<String> {
-        let unlogged = self.count.saturating_sub(DENIALS_LOGGED);
-        let is_over = self.since.is_none_or(|since| now >= since + DENIALS_PERIOD);
+        let unlogged = self.count.saturating_sub(limits::LOGGED_DENIALS);
+        let is_over = self.since.is_none_or(|since| now >= since + limits::LOG_PERIOD);
         if is_over {
             self.since = Some(now);
             self.count = 0;
         }
         self.count = self.count.saturating_add(1);
-        match (self.count <= DENIALS_LOGGED, is_over && unlogged > 0) {
+        match (self.count <= limits::LOGGED_DENIALS, is_over && unlogged > 0) {
             (false, _) => None,
             (true, false) => Some(String::new()),
             (true, true) => Some(format!(" ({unlogged} denials before this were not logged)")),
@@ -408,7 +404,7 @@ fn group_announce(listener: &Announce, group: &Group) -> Announce {
     let max_frame_size = settings
         .max_frame_size
         .map_or(listener.max_frame_size, |size| size.min(listener.max_frame_size))
-        .max(limits::MIN_FRAME_SIZE);
+        .max(MIN_MAX_FRAME_SIZE);
     let session_window = match (settings.session_window, listener.session_window) {
         (None, window) => window,
         // The file has bytes, and AMQP has frames.
@@ -429,3 +425,26 @@ fn group_announce(listener: &Announce, group: &Group) -> Announce {
 
 /// Where the place of a device is kept; boxed, for most connections have none.
 pub(super) type Place = Option<Box<Admission>>;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn so_many_denials_are_logged_and_the_rest_are_counted() {
+        let mut denials = Denials::default();
+        let now = Instant::now();
+        for _ in 0..limits::LOGGED_DENIALS {
+            assert_eq!(denials.note(now).as_deref(), Some(""));
+        }
+        let almost = now + limits::LOG_PERIOD - Duration::from_millis(1);
+        assert_eq!(denials.note(now), None);
+        assert_eq!(denials.note(almost), None);
+        assert_eq!(
+            denials.note(now + limits::LOG_PERIOD).as_deref(),
+            Some(" (2 denials before this were not logged)")
+        );
+    }
+}

@@ -17,6 +17,7 @@ use super::timer::Owner;
 use super::{Action, ConnectionKey, Router, TransportInfo};
 use crate::amqp::condition::ErrorView;
 use crate::amqp::failover::without_brackets;
+use crate::amqp::frame::MIN_MAX_FRAME_SIZE;
 use crate::amqp::performative::Open;
 use crate::endpoint::ConnectionError;
 use crate::endpoint::connection::{Announce, Connection, Side};
@@ -230,7 +231,7 @@ fn peer_address(peer: &str) -> HostPort {
 }
 
 fn frame_size(limits: &PeerLimits) -> u32 {
-    limits.max_frame_size.max(limits::MIN_FRAME_SIZE)
+    limits.max_frame_size.max(MIN_MAX_FRAME_SIZE)
 }
 
 /// What a hub may have under way on one session.

@@ -30,11 +30,6 @@ const DIAL_LIMIT_OF_SEVERAL: Duration = Duration::from_secs(10);
 /// and must not be dialed in a tight loop.
 const HOLDS_AFTER: Duration = Duration::from_secs(10);
 
-/// The same failure is not logged more often than this.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
-/// Failures that are told apart: of each host, more than one.
-const COMPLAINTS: usize = 32;
-
 /// ```text
 ///   Idle --need--> Dialing --transport--> Opening --open--> Open --lost--> Backoff --time--> Dialing
 ///    ^                +------failed---------+---------------> Backoff         (or Idle, without need)
@@ -293,13 +288,13 @@ impl Connector {
     /// A line for the log, unless it was logged within a minute: a hub that is away for a night shall not fill the log.
     pub(super) fn news(&mut self, line: String, now: Instant) -> Option<String> {
         let Some((_, at, unseen)) = self.complaints.iter_mut().find(|(last, ..)| *last == line) else {
-            if self.complaints.len() >= COMPLAINTS {
+            if self.complaints.len() >= limits::LOGGED_TROUBLES {
                 self.complaints.pop_front();
             }
             self.complaints.push_back((line.clone(), now, 0));
             return Some(line);
         };
-        if now < *at + COMPLAINT_INTERVAL {
+        if now < *at + limits::LOG_PERIOD {
             *unseen = unseen.saturating_add(1);
             return None;
         }
@@ -414,6 +409,24 @@ impl Connector {
 pub(super) mod tests {
     use super::*;
     use crate::router::settings::HostPort;
+
+    #[test]
+    fn so_many_troubles_are_told_apart_and_each_is_logged_once_in_its_time() {
+        let mut connector = Connector::new(settings(), 99);
+        let now = Instant::now();
+        let logged = |connector: &mut Connector, number: usize, now: Instant| {
+            connector.news(format!("trouble {number}"), now).is_some()
+        };
+        for number in 0..limits::LOGGED_TROUBLES {
+            assert!(logged(&mut connector, number, now));
+        }
+        let almost = now + limits::LOG_PERIOD - Duration::from_millis(1);
+        assert!(!logged(&mut connector, 0, almost));
+        assert!(logged(&mut connector, 0, now + limits::LOG_PERIOD));
+        assert!(logged(&mut connector, limits::LOGGED_TROUBLES, now));
+        assert!(logged(&mut connector, 0, almost), "the oldest is forgotten");
+        assert!(!logged(&mut connector, 2, almost));
+    }
 
     #[test]
     fn delays_double_with_jitter_and_are_capped() {

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::amqp::serial::DeliveryId;
-use crate::endpoint::limits::TRACKED_DELIVERIES;
+use crate::endpoint::limits::{TRACKED_DELIVERIES, TRACKED_RUNS};
 
 /// Deliveries whose ids differ by a constant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,10 +62,6 @@ impl Run {
 
 /// Longest run: well below the half of the id space in which serial numbers compare.
 const MAX_RUN: u32 = 1 << 30;
-
-/// Most runs kept. Beyond it the oldest deliveries are forgotten: a later disposition for them is dropped. Only a
-/// session whose deliveries alternate between two hubs, all unsettled, comes near it.
-const MAX_RUNS: usize = 16_384;
 
 /// The map of one direction.
 #[derive(Debug, Default)]
@@ -248,7 +244,7 @@ impl DeliveryMap {
             self.base += 64;
         }
         while self.runs.len() > 1
-            && (self.runs.len() > MAX_RUNS || self.runs.front().is_some_and(|run| run.end() <= self.base))
+            && (self.runs.len() > TRACKED_RUNS || self.runs.front().is_some_and(|run| run.end() <= self.base))
         {
             self.runs.pop_front();
         }
@@ -299,6 +295,40 @@ mod tests {
         assert!(translate(&mut map, Ids::Source, 0, 4, false).is_empty());
         assert!(translate(&mut map, Ids::Source, 9, 6, false).is_empty());
         assert_eq!(translate(&mut map, Ids::Source, 0, 100, false), [(0, 0)]);
+    }
+
+    /// They are forgotten by words of 64.
+    #[test]
+    fn the_oldest_delivery_is_known_until_there_are_too_many() {
+        let mut map = DeliveryMap::default();
+        let tracked = u32::try_from(TRACKED_DELIVERIES).unwrap();
+        for id in 0..tracked {
+            map.push(DeliveryId(id), DeliveryId(id), false);
+        }
+        let unsettled = |map: &DeliveryMap| {
+            let mut ranges = Vec::new();
+            map.unsettled(Ids::Source, &mut ranges);
+            ranges
+        };
+        assert_eq!(unsettled(&map), [(DeliveryId(0), DeliveryId(tracked - 1))]);
+        map.push(DeliveryId(tracked), DeliveryId(tracked), false);
+        assert_eq!(unsettled(&map), [(DeliveryId(64), DeliveryId(tracked))]);
+    }
+
+    #[test]
+    fn the_oldest_run_is_known_until_there_are_too_many() {
+        let mut map = DeliveryMap::default();
+        let push = |map: &mut DeliveryMap, run: u32| {
+            map.push(DeliveryId(2 * run), DeliveryId(run), false);
+        };
+        let tracked = u32::try_from(TRACKED_RUNS).unwrap();
+        for run in 0..tracked {
+            push(&mut map, run);
+        }
+        assert_eq!(translate(&mut map, Ids::Source, 0, 0, false), [(0, 0)]);
+        push(&mut map, tracked);
+        assert_eq!(translate(&mut map, Ids::Source, 0, 0, false), []);
+        assert_eq!(translate(&mut map, Ids::Source, 2, 2, false), [(1, 1)]);
     }
 
     #[test]

@@ -201,6 +201,15 @@ impl Router {
         self.fail_connection(key, &ConnectionError::NotReading(held));
     }
 
+    /// What was read of this connection has been dealt with: neither it nor the one that it feeds may have too much to read.
+    pub(super) fn check_outboxes(&mut self, key: ConnectionKey) {
+        let fed = self.entry(key).and_then(|entry| entry.gate.feeds);
+        self.check_outbox(key);
+        if let Some(fed) = fed {
+            self.check_outbox(fed);
+        }
+    }
+
     /// A peer that came to us, and whose own answers pile up beyond all reason, does not read them.
     pub(super) fn check_outbox(&mut self, key: ConnectionKey) {
         let Some(entry) = self.entry(key) else { return };

@@ -192,6 +192,13 @@ impl LocalReceiver {
         }
     }
 
+    /// Bytes of a message that is not there in full.
+    pub(super) fn begun(&self) -> usize {
+        self.assembling
+            .as_ref()
+            .map_or(0, |message| message.payload.expose().len())
+    }
+
     /// Takes a transfer; keeps at most `limit` bytes of a message.
     pub(super) fn take(&mut self, transfer: &Transfer<'_>, limit: usize) -> Taken {
         if self.assembling.is_none() {

@@ -352,7 +352,7 @@ impl Router {
             entry.is_awake = false;
             entry.connection.put_back(deframer);
         }
-        self.check_outbox(key);
+        self.check_outboxes(key);
         self.arm(key);
         self.go_on_stopping(now);
     }
@@ -551,5 +551,13 @@ impl Router {
                 self.sessions_gone(key, &owners, &loss::Farewell::Lost(None));
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl ConnectionKey {
+    /// One for a test that has no router.
+    pub(crate) const fn of_test(index: u32) -> Self {
+        ConnectionKey { index, generation: 0 }
     }
 }

@@ -19,10 +19,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::AddressFamily;
 use super::socket;
 use super::tls::{self, TlsClient, TlsError, TlsSettings, TlsStream};
+use crate::endpoint::limits::DIAL_ADDRESSES;
 use crate::router::{DialTarget, TransportInfo};
 
-/// Most addresses of one name that are tried, and named in an error.
-const ADDRESSES_TRIED: usize = 8;
 /// The payload of one full TLS record (RFC 8446, 5.1).
 const TLS_RECORD: usize = 16 * 1024;
 
@@ -209,12 +208,7 @@ pub async fn resolve(settings: &DialSettings, limit: TimeLimit) -> Result<Vec<So
             host: host.to_owned(),
             source,
         })?;
-    let mut addresses = Vec::new();
-    for address in found.filter(|address| settings.family.admits(address)) {
-        if !addresses.contains(&address) && addresses.len() < ADDRESSES_TRIED {
-            addresses.push(address);
-        }
-    }
+    let addresses = to_try(found.filter(|address| settings.family.admits(address)));
     match addresses.is_empty() {
         true => Err(DialError::NoAddress {
             host: host.to_owned(),
@@ -222,6 +216,17 @@ pub async fn resolve(settings: &DialSettings, limit: TimeLimit) -> Result<Vec<So
         }),
         false => Ok(addresses),
     }
+}
+
+/// The first different ones.
+fn to_try(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let mut addresses = Vec::new();
+    for address in found {
+        if !addresses.contains(&address) && addresses.len() < DIAL_ADDRESSES {
+            addresses.push(address);
+        }
+    }
+    addresses
 }
 
 /// Tries the addresses in turn. The time that is left is shared out evenly, so that a dead address leaves time for the
@@ -313,6 +318,18 @@ mod tests {
             family: AddressFamily::Any,
             tls: None,
         }
+    }
+
+    #[test]
+    fn so_many_addresses_of_a_name_are_tried() {
+        let address = |port: usize| SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()));
+        let all = (0..DIAL_ADDRESSES).map(address);
+        // A resolver may tell one twice.
+        assert_eq!(
+            to_try(all.clone().chain(all.clone())),
+            all.clone().collect::<Vec<_>>()
+        );
+        assert_eq!(to_try((0..=DIAL_ADDRESSES).map(address)), all.collect::<Vec<_>>());
     }
 
     async fn failure(settings: &DialSettings, limit: Duration) -> DialError {

@@ -20,6 +20,7 @@ use super::dial::bare_host;
 use super::socket;
 use super::tls::ServerTls;
 use super::turn::Turn;
+use crate::endpoint::limits::LOG_PERIOD;
 use crate::router::TransportInfo;
 use crate::router::settings::ListenerId;
 
@@ -27,8 +28,6 @@ use crate::router::settings::ListenerId;
 const BACKLOG: i32 = 1024;
 /// How long accepting pauses when the system has no room for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
-/// The same trouble is logged once in this time.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Where a listener listens.
 #[derive(Clone, Debug)]
@@ -226,7 +225,7 @@ impl Complaints {
     fn raise(&mut self, now: Instant) -> Option<u64> {
         if self
             .last
-            .is_some_and(|last| now.duration_since(last) < COMPLAINT_INTERVAL)
+            .is_some_and(|last| now.duration_since(last) < LOG_PERIOD)
         {
             self.withheld += 1;
             return None;
@@ -327,7 +326,7 @@ mod tests {
         assert_eq!(complaints.raise(start), Some(0));
         assert_eq!(complaints.raise(start + Duration::from_secs(1)), None);
         assert_eq!(complaints.raise(start + Duration::from_secs(59)), None);
-        assert_eq!(complaints.raise(start + COMPLAINT_INTERVAL), Some(2));
-        assert_eq!(complaints.raise(start + COMPLAINT_INTERVAL * 2), Some(0));
+        assert_eq!(complaints.raise(start + LOG_PERIOD), Some(2));
+        assert_eq!(complaints.raise(start + LOG_PERIOD * 2), Some(0));
     }
 }

@@ -12,13 +12,9 @@ use std::sync::Arc;
 use ring::{hmac, rand};
 
 use super::passwords::Passwords;
-use super::turn::{Core, Turn};
+use super::turn::Turn;
+use crate::endpoint::limits;
 use crate::router::{ConnectionKey, Login, TransportState, Verdict};
-
-/// Log-ins that may wait to be checked. Beyond it: the device is told to try again later.
-const WAITING_MAX: usize = 4096;
-/// Checks at one time, at most; and never on all processors.
-const WORKERS_MAX: usize = 2;
 
 /// See the module.
 pub(super) struct Logins {
@@ -50,7 +46,7 @@ impl Logins {
             key: hmac::Key::generate(hmac::HMAC_SHA256, &rand::SystemRandom::new()).ok(),
             waiting: RefCell::default(),
             workers: Cell::new(0),
-            workers_max: processors.saturating_sub(1).clamp(1, WORKERS_MAX),
+            workers_max: processors.saturating_sub(1).clamp(1, limits::LOGIN_CHECKS),
         }
     }
 
@@ -64,17 +60,22 @@ impl Logins {
         self.recognised.borrow_mut().clear();
     }
 
-    /// Takes a log-in.
-    pub(super) fn take(&self, core: &Core, key: ConnectionKey, login: Box<Login>) -> Intake {
+    /// Takes a log-in; `is_there` tells whether a device still waits for one.
+    pub(super) fn take(
+        &self,
+        key: ConnectionKey,
+        login: Box<Login>,
+        is_there: impl Fn(ConnectionKey) -> bool,
+    ) -> Intake {
         if self.is_recognised(&login) {
             return Intake::Judged(Verdict::Accepted);
         }
         let mut waiting = self.waiting.borrow_mut();
-        if waiting.len() >= WAITING_MAX {
+        if waiting.len() >= limits::LOGINS_WAITING {
             // Those who did not wait.
-            waiting.retain(|(key, _)| core.router.transport_state(*key) == TransportState::Open);
+            waiting.retain(|(key, _)| is_there(*key));
         }
-        if waiting.len() >= WAITING_MAX {
+        if waiting.len() >= limits::LOGINS_WAITING {
             return Intake::Judged(Verdict::Unknown);
         }
         waiting.push_back((key, login));
@@ -180,6 +181,34 @@ mod tests {
         assert!(!logins.is_recognised(&login("dev1", "first")));
         assert_eq!(logins.judge(login("dev1", "first")).await, Verdict::Refused);
         assert_eq!(logins.judge(login("dev1", "second")).await, Verdict::Accepted);
+    }
+
+    #[test]
+    fn as_many_wait_as_may_and_one_who_has_gone_makes_room() {
+        let logins = Logins::new(users("first"));
+        let take = |number: usize, is_there: &dyn Fn(ConnectionKey) -> bool| {
+            let key = ConnectionKey::of_test(u32::try_from(number).unwrap());
+            logins.take(key, login("dev1", "first"), is_there)
+        };
+        let everybody = |_: ConnectionKey| true;
+        for number in 0..limits::LOGINS_WAITING {
+            let intake = take(number, &everybody);
+            assert!(
+                matches!(intake, Intake::NeedsWorker | Intake::Waiting),
+                "{number}"
+            );
+        }
+        assert!(logins.workers.get() <= limits::LOGIN_CHECKS);
+        assert!(matches!(
+            take(9_000, &everybody),
+            Intake::Judged(Verdict::Unknown)
+        ));
+        let all_but_one = |key: ConnectionKey| key.index() != 7;
+        assert!(matches!(take(9_001, &all_but_one), Intake::Waiting));
+        assert!(matches!(
+            take(9_002, &everybody),
+            Intake::Judged(Verdict::Unknown)
+        ));
     }
 
     /// The check of the old password is under way when the users are replaced.

@@ -22,7 +22,7 @@ use super::login::{self, Intake, Logins};
 use super::passwords::Passwords;
 use super::tls::ServerTls;
 use crate::router::settings::{ConnectorId, ListenerId};
-use crate::router::{Action, ConnectionKey, Login, Overview, Reloaded, Router};
+use crate::router::{Action, ConnectionKey, Login, Overview, Reloaded, Router, TransportState};
 
 /// Size of the buffer that every connection reads into.
 const READ_BUFFER: usize = 128 * 1024;
@@ -193,7 +193,8 @@ impl Turn {
     }
 
     fn start_login(self: &Rc<Self>, core: &mut Core, key: ConnectionKey, login: Box<Login>) {
-        match self.logins.take(core, key, login) {
+        let is_there = |key| core.router.transport_state(key) == TransportState::Open;
+        match self.logins.take(key, login, is_there) {
             Intake::Judged(verdict) => {
                 core.router.authenticated(key, verdict, now());
                 // Its own task may be the one whose turn this is, and have looked already.

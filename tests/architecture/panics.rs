@@ -73,7 +73,7 @@ const SAFE: [(&str, &str, &str); 22] = [
     (
         "src/router/admission.rs",
         "(bytes / max_frame_size).max(1)",
-        "at least MIN_FRAME_SIZE",
+        "at least MIN_MAX_FRAME_SIZE",
     ),
     (
         "src/router/cbs/grants.rs",
@@ -98,7 +98,7 @@ const SAFE: [(&str, &str, &str); 22] = [
     (
         "src/router/connection.rs",
         "limits::UPSTREAM_WINDOW_BYTES / frame_size(limits)",
-        "at least MIN_FRAME_SIZE",
+        "at least MIN_MAX_FRAME_SIZE",
     ),
     ("src/router/drain.rs", "draining.len() / LOOKED_AT", "a constant"),
     ("src/router/eviction.rs", "self.0.remove(node)", "a map"),

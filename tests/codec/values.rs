@@ -1,7 +1,7 @@
 //! Value trees: what is written is read back, in whichever of its encodings it comes.
 
-use linkrouterd::amqp::reader::Reader;
-use linkrouterd::amqp::value::{Array, Value};
+use linkrouterd::amqp::reader::{MAX_DEPTH, Reader};
+use linkrouterd::amqp::value::{Array, MAX_VALUES, Value};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -205,7 +205,13 @@ proptest! {
 fn limits_hold() {
     // An array of four thousand million nulls in ten bytes, and of sixty thousand.
     assert!(Value::decode(&[0xf0, 0, 0, 0, 5, 0xff, 0xff, 0xff, 0xff, 0x40]).is_err());
-    assert!(Value::decode(&[0xf0, 0, 0, 0, 5, 0, 0, 0xea, 0x60, 0x40]).is_ok());
+    // Together with the array itself.
+    let nulls = |count: usize| {
+        let count = u32::try_from(count).expect("a count").to_be_bytes();
+        [&[0xf0, 0, 0, 0, 5], count.as_slice(), &[0x40]].concat()
+    };
+    assert!(Value::decode(&nulls(MAX_VALUES - 1)).is_ok());
+    assert!(Value::decode(&nulls(MAX_VALUES)).is_err());
     let nested = |levels: usize| {
         let mut bytes = vec![0x45];
         for _ in 0..levels {
@@ -215,10 +221,11 @@ fn limits_hold() {
         }
         bytes
     };
-    assert!(Value::decode(&nested(31)).is_ok());
-    assert!(Value::decode(&nested(32)).is_err());
-    assert!(Reader::new(&nested(31)).skip_checked().is_ok());
-    assert!(Reader::new(&nested(32)).skip_checked().is_err());
+    let deepest = usize::from(MAX_DEPTH);
+    assert!(Value::decode(&nested(deepest - 1)).is_ok());
+    assert!(Value::decode(&nested(deepest)).is_err());
+    assert!(Reader::new(&nested(deepest - 1)).skip_checked().is_ok());
+    assert!(Reader::new(&nested(deepest)).skip_checked().is_err());
 }
 
 #[test]

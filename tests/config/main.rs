@@ -10,6 +10,7 @@ mod properties;
 mod secrets;
 mod security;
 mod sharing;
+mod sizes;
 
 use linkrouterd::config::{self, Config, Report};
 

@@ -2,6 +2,7 @@
 //! of the source, and the picture is one.
 
 mod commands;
+mod limits;
 mod links;
 mod picture;
 mod troubleshooting;

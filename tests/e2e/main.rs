@@ -2,6 +2,7 @@
 //!
 //! One program for all: each would compile and link the third-party stack again.
 
+mod attacks;
 mod azure_clients;
 mod backpressure;
 mod cbs;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use linkrouterd::amqp::deframer::Deframer;
 use linkrouterd::amqp::frame::FrameType;
 use linkrouterd::amqp::sasl::{SaslCode, SaslFrame};
+use linkrouterd::endpoint::limits;
 use linkrouterd::router::settings::{ListenerId, RouterSettings};
 use linkrouterd::router::{Action, ConnectionKey, Login, Router, TransportInfo, TransportState, Verdict};
 
@@ -351,9 +352,10 @@ fn what_comes_before_the_outcome_waits_for_it_and_is_bounded() {
     let mut line = Line::strict(&["PLAIN"]);
     line.offered();
     line.init("PLAIN", Some(b"\0dev1\0s3cret"));
-    line.say(&[0; 1500]);
+    line.say(&[0; limits::EARLY_BYTES - 10]);
+    line.say(&[0; 10]);
     assert_eq!(line.router.transport_state(line.key), TransportState::Open);
-    line.say(&[0; 1500]);
+    line.say(&[0]);
     line.expect_closed();
     line.judge(Verdict::Accepted);
     assert_eq!(line.heard(), b"", "too late");

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::policy::policy_settings;
 use crate::amqp::failover::{FailoverServer, Scheme};
 use crate::config::{self, Config};
+use crate::endpoint::limits;
 use crate::endpoint::trace::TraceFilter;
 use crate::router::settings::{
     CbsMode, ConnectorRole, ConnectorSettings, Destination, Direction, ErrorConditions, HostPort, HubLoss,
@@ -17,14 +18,6 @@ use crate::shard::dial::DialSettings;
 use crate::shard::passwords::Passwords;
 use crate::shard::tls::{ServerTls, TlsSettings, TlsVersion};
 use crate::shard::{AddressFamily, ListenSettings, ShardSettings};
-
-/// From the name look-up to the hub's open: several times what a handshake over a bad mobile link takes.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long an attach waits for its connector: less than the 60 s after which common client libraries give up, so
-/// that the device learns the reason from us.
-const ATTACH_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long an on-demand connection outlives its last device: long enough for one that reconnects at once.
-const LINGER: Duration = Duration::from_secs(60);
 
 /// The settings of the shard, and of the router in it.
 pub(super) fn shard_settings(
@@ -50,8 +43,8 @@ pub(super) fn shard_settings(
                 config::ErrorConditions::Qd => ErrorConditions::Qd,
             },
             allow_resumable_link_route: config.router.allow_resumable_link_route,
-            attach_timeout: ATTACH_TIMEOUT,
-            linger: LINGER,
+            attach_timeout: limits::ATTACH_TIMEOUT,
+            linger: limits::LINGER,
             trace: Arc::new(trace),
         },
         listeners: config
@@ -152,7 +145,7 @@ fn connector_settings(config: &Config, connector: &config::Connector) -> Connect
             .as_ref()
             .map(|password| Secret::new(password.expose().to_owned())),
         has_client_certificate: profile.is_some_and(|profile| profile.cert_file.is_some()),
-        dial_timeout: DIAL_TIMEOUT,
+        dial_timeout: limits::DIAL_TIMEOUT,
         sharing: sharing_settings(&connector.sharing),
     }
 }

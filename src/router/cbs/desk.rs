@@ -20,6 +20,8 @@ pub(in crate::router) struct Desk {
     pub(super) grants: Vec<Grant>,
     /// The last one that the hub would not have.
     pub(super) refusal: Option<Refusal>,
+    /// Bytes of its requests that are not answered.
+    pub(super) asked_bytes: usize,
     /// It has been logged that this device asks for what is not its own.
     pub(super) is_suspect: bool,
 }
@@ -143,6 +145,15 @@ impl Desk {
             DeskEnd::Answers { .. } => 0,
         });
         outstanding.sum()
+    }
+
+    /// Bytes of requests that are not there in full.
+    pub(super) fn begun_bytes(&self) -> usize {
+        let begun = self.links.iter().map(|link| match &link.end {
+            DeskEnd::Requests { receiving, .. } => receiving.begun(),
+            DeskEnd::Answers { .. } => 0,
+        });
+        begun.sum()
     }
 
     /// Answers that the device has not taken.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::desk::{DeskEnd, DeskLink, Unclaimed};
+use super::desk::{Desk, DeskEnd, DeskLink, Unclaimed};
 use super::request::{Answer, Malformed, Operation, Request};
 use super::{Asked, From, OVERLOADED};
 use crate::amqp::condition::{self, AmqpError};
@@ -187,7 +187,7 @@ impl Router {
                 sending.pump(connection, link.channel, link.handle, |_, id| {
                     if let Some(in_doubt) = in_doubt {
                         in_doubt.push_back(id);
-                        if in_doubt.len() > IN_DOUBT {
+                        if in_doubt.len() > limits::CBS_IN_DOUBT {
                             in_doubt.pop_front();
                         }
                     }
@@ -248,7 +248,14 @@ impl Router {
         };
         match receiving.take(transfer, limits::CBS_REQUEST_BYTES) {
             Taken::Nothing if transfer.aborted => self.grant_requests(key),
-            Taken::Nothing => {}
+            Taken::Nothing => {
+                let desk = self.entry(key).and_then(|entry| entry.cbs.as_ref());
+                if desk.is_some_and(|desk| desk.begun_bytes() > limits::CBS_BEGUN_BYTES) {
+                    let what = "too much of requests to $cbs has come that have no end";
+                    let error = AmqpError::new(condition::RESOURCE_LIMIT_EXCEEDED, what);
+                    self.detach_desk_link(key, channel, handle, &error);
+                }
+            }
             Taken::Message {
                 id,
                 is_settled,
@@ -313,10 +320,12 @@ impl Router {
         let Request { message, operation } = request;
         asked.id = message.properties.message_id.clone();
         asked.reply_to = message.properties.reply_to.as_deref().map(Into::into);
-        let desk = self.entry(key).and_then(|entry| entry.cbs.as_ref());
-        if self.relay.bytes + payload.expose().len() > limits::CBS_BYTES_TOTAL
-            || desk.is_some_and(|desk| desk.outstanding() > limits::CBS_CREDIT)
-        {
+        let desk = self.entry(key).and_then(|entry| entry.cbs.as_deref());
+        let size = payload.expose().len();
+        let is_too_much = |desk: &Desk| {
+            desk.outstanding() > limits::CBS_CREDIT || desk.asked_bytes + size > limits::CBS_DEVICE_BYTES
+        };
+        if self.relay.bytes + size > limits::CBS_BYTES_TOTAL || desk.is_some_and(is_too_much) {
             return self.answer_device(asked, Answer::new(503, OVERLOADED));
         }
         let audience = match &operation {
@@ -454,9 +463,6 @@ impl Router {
         }
     }
 }
-
-/// Deliveries of one link that a device may leave unsettled and still hear of.
-const IN_DOUBT: usize = 256;
 
 /// Place of `properties` among the fields of an attach behind its role (AMQP 1.0 part 2, §2.7.3).
 const PROPERTIES: usize = 10;

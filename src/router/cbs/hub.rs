@@ -25,8 +25,6 @@ use crate::router::{ConnectionKey, Router};
 /// Name and target of our receiver: where answers are to go, for hubs that look.
 pub(super) const REPLY_TO: &str = "cbs-receiver";
 const SENDER: &str = "cbs-sender";
-/// Answers that the hub may send at once.
-const CREDIT: u32 = 200;
 
 /// See the module.
 #[derive(Debug)]
@@ -134,7 +132,7 @@ impl Router {
             }
         };
         let mut receiving = LocalReceiver::default();
-        receiving.top_up(CREDIT, connection, channel, receiver);
+        receiving.top_up(limits::CBS_HUB_CREDIT, connection, channel, receiver);
         self.wake(hub);
         if let Some(connector) = self.connectors.get_mut(&id) {
             connector.cbs = Some(Box::new(HubCbs {
@@ -208,7 +206,7 @@ impl Router {
                 && let Some(cbs) = self.connectors.get_mut(&id).and_then(|it| it.cbs.as_deref_mut())
             {
                 cbs.receiving
-                    .top_up(CREDIT, &mut entry.connection, channel, handle);
+                    .top_up(limits::CBS_HUB_CREDIT, &mut entry.connection, channel, handle);
             }
         }
         self.pump_hub(id);
@@ -291,7 +289,7 @@ impl Router {
                     .settle(channel, Role::Receiver, delivery, delivery, write_accepted);
             }
             cbs.receiving
-                .top_up(CREDIT, &mut entry.connection, channel, handle);
+                .top_up(limits::CBS_HUB_CREDIT, &mut entry.connection, channel, handle);
         }
         self.wake(hub);
         let answer = payload.and_then(|payload| Answer::read(payload.expose()));

@@ -151,6 +151,9 @@ impl Router {
         let mut payload = Vec::new();
         message.encode(&mut payload);
         self.relay.bytes += payload.len();
+        if let Some(desk) = self.desk_of(&from) {
+            desk.asked_bytes += payload.len();
+        }
         let pending = Pending {
             from,
             connector: id,
@@ -170,6 +173,14 @@ impl Router {
         self.arm_connector(id);
     }
 
+    /// The desk of a device that asked over a link of its own, if it is still there.
+    fn desk_of(&mut self, from: &From) -> Option<&mut Desk> {
+        match from {
+            From::Link(asked) => self.entry_mut(asked.device)?.cbs.as_deref_mut(),
+            From::Again(_) | From::Login(_) => None,
+        }
+    }
+
     /// The devices whose requests hubs have, and have not answered.
     pub(super) fn devices_with_requests_at_hubs(&self) -> HashSet<ConnectionKey> {
         let pending = self.relay.pending.values();
@@ -183,7 +194,11 @@ impl Router {
 
     fn forget_request(&mut self, number: u64) -> Option<Pending> {
         let pending = self.relay.pending.remove(&number)?;
-        self.relay.bytes = self.relay.bytes.saturating_sub(pending.payload.expose().len());
+        let size = pending.payload.expose().len();
+        self.relay.bytes = self.relay.bytes.saturating_sub(size);
+        if let Some(desk) = self.desk_of(&pending.from) {
+            desk.asked_bytes = desk.asked_bytes.saturating_sub(size);
+        }
         if let Some(connector) = self.connectors.get_mut(&pending.connector) {
             connector.asking = connector.asking.saturating_sub(1);
             if let Ok(place) = connector.unsent.binary_search(&number) {

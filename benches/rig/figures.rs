@@ -28,7 +28,7 @@ impl Figure {
         }
     }
 
-    fn is_met(&self) -> Option<bool> {
+    pub(crate) fn is_met(&self) -> Option<bool> {
         self.goal
             .map(|goal| self.values.iter().all(|value| *value <= goal))
     }

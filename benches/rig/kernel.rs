@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use super::rig::Failure;
-use super::rig::daemon::Daemon;
+use super::Failure;
+use super::daemon::Daemon;
 
 /// Memory in KiB.
 #[derive(Clone, Copy, Debug, Default)]

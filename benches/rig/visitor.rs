@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::rig::Failure;
-use super::rig::cbs;
-use super::rig::wire::{self, Input, Role, SessionFlow, Termini};
+use super::Failure;
+use super::cbs;
+use super::wire::{self, Input, Role, SessionFlow, Termini};
 
 /// How long the daemon may take for anything.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -43,7 +43,7 @@ pub(crate) enum Leave {
 }
 
 /// A device that is connected.
-pub(crate) struct Device {
+pub(crate) struct Visitor {
     stream: TcpStream,
     input: Input,
     output: Vec<u8>,
@@ -64,7 +64,7 @@ struct Heard {
     closed: bool,
 }
 
-impl Device {
+impl Visitor {
     /// Connects to the port from `source`, so that ports do not run out, and goes as far as `reach`.
     pub(crate) async fn connect(
         port: u16,

@@ -4,7 +4,7 @@
 use linkrouterd::amqp::value::Value;
 
 use super::{Delivery, Kind, Peer};
-use crate::wire::{self, Frame, state_code};
+use crate::world::wire::{self, Frame, state_code};
 
 impl Peer {
     pub(super) fn hear_on_session(&mut self, frame: Frame) {
@@ -27,14 +27,14 @@ impl Peer {
             wire::DETACH => self.hear_detach(channel, &frame),
             wire::END => {
                 self.channels.remove(&frame.channel);
-                if end_sent {
-                    self.sessions.remove(&channel);
-                } else if self.auto.end {
-                    self.end(channel, Value::Null);
-                    self.sessions.remove(&channel);
-                } else {
+                if !end_sent && !self.auto.end {
                     self.session(channel).is_ended = true;
+                    return;
                 }
+                if !end_sent {
+                    self.end(channel, Value::Null);
+                }
+                self.past.extend(self.sessions.remove(&channel));
             }
             other => panic!("{container}: {other:#x} is no frame of a session"),
         }
@@ -123,6 +123,11 @@ impl Peer {
             "{container}: the router counts frames that were not sent: {frame:?}"
         );
         session.outgoing_window = announced.saturating_sub(seen);
+        assert_eq!(
+            frame.uint(2),
+            session.next_incoming,
+            "{container}: a gap in the transfer-ids: {frame:?}"
+        );
         let Some(theirs) = frame.uint(4) else {
             self.push_out(channel);
             return;

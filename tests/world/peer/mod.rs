@@ -9,7 +9,7 @@ use linkrouterd::amqp::value::Value;
 use linkrouterd::endpoint::outbox::ByteQueue;
 use linkrouterd::router::ConnectionKey;
 
-use crate::wire::{self, Frame, described, string, terminus, uint};
+use crate::world::wire::{self, Frame, described, string, terminus, uint};
 
 /// What a peer does by itself.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +76,8 @@ pub(crate) struct Delivery {
 
 #[derive(Debug)]
 pub(crate) struct Link {
+    /// Tells it from all others of this peer.
+    pub(crate) number: u32,
     pub(crate) name: String,
     pub(crate) is_sender: bool,
     /// Our attach, the peer's attach, our detach, the peer's detach.
@@ -98,6 +100,10 @@ pub(crate) struct Link {
     pub(crate) unsettled: BTreeMap<u32, u32>,
     /// Settled by the receiver: number of the message, state.
     pub(crate) settled: Vec<(u32, Option<u64>)>,
+    /// Settled here, by the sender: numbers of messages.
+    pub(crate) forgotten: BTreeSet<u32>,
+    /// How much of what has been received, or settled, a test has looked at.
+    pub(crate) looked: usize,
 }
 
 #[derive(Debug)]
@@ -139,7 +145,10 @@ pub(crate) struct Peer {
     pub(crate) log: Vec<Frame>,
     pub(crate) looked: usize,
     pub(crate) sessions: BTreeMap<u16, Session>,
+    /// Those that both sides have ended.
+    pub(crate) past: Vec<Session>,
     channels: BTreeMap<u16, u16>,
+    links_made: u32,
     pub(crate) is_open: bool,
     pub(crate) close_sent: bool,
     pub(crate) closed: Option<Value>,
@@ -151,6 +160,8 @@ pub(crate) struct Peer {
     router_max_frame: usize,
     /// A device that has asked for SASL.
     uses_sasl: bool,
+    /// It says nothing more.
+    pub(crate) is_mute: bool,
 }
 
 impl Peer {
@@ -169,7 +180,9 @@ impl Peer {
             log: Vec::new(),
             looked: 0,
             sessions: BTreeMap::new(),
+            past: Vec::new(),
             channels: BTreeMap::new(),
+            links_made: 0,
             is_open: false,
             close_sent: false,
             closed: None,
@@ -177,13 +190,16 @@ impl Peer {
             keeps_log: true,
             router_max_frame: 512,
             uses_sasl: false,
+            is_mute: false,
         }
     }
 
     // ---- saying things -------------------------------------------------------------------------------------------
 
     pub(crate) fn say(&mut self, frame: &Frame) {
-        frame.encode(self.out.tail());
+        if !self.is_mute {
+            frame.encode(self.out.tail());
+        }
     }
 
     /// A device's header and open, without SASL.
@@ -282,8 +298,11 @@ impl Peer {
         self.say(attach);
         let handle = attach.uint(1).expect("a handle");
         let is_sender = !attach.flag(2);
+        self.links_made += 1;
+        let number = self.links_made;
         let links = &mut self.session(attach.channel).links;
         let link = links.entry(handle).or_insert_with(|| Link {
+            number,
             name: attach.text(0).expect("a name").into(),
             is_sender,
             local: false,
@@ -301,6 +320,8 @@ impl Peer {
             sent: 0,
             unsettled: BTreeMap::new(),
             settled: Vec::new(),
+            forgotten: BTreeSet::new(),
+            looked: 0,
         });
         link.local = true;
     }
@@ -470,6 +491,14 @@ impl Peer {
             delivery.outcome = Some(outcome);
         }
         self.dispose(channel, true, id, id, true, described(outcome, Vec::new()));
+    }
+
+    /// Settles one delivery that was sent; whatever the receiver makes of it, it does not matter any more.
+    pub(crate) fn forget(&mut self, channel: u16, handle: u32, id: u32) {
+        let link = self.link(channel, handle);
+        let number = link.unsettled.remove(&id).expect("an unsettled delivery");
+        link.forgotten.insert(number);
+        self.dispose(channel, false, id, id, true, Value::Null);
     }
 
     pub(crate) fn detach(&mut self, channel: u16, handle: u32, closed: bool, error: Value) {

@@ -7,46 +7,49 @@
 //! - when everybody has gone, nothing is left.
 
 use std::collections::BTreeSet;
-use std::env;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use linkrouterd::amqp::value::Value;
 use linkrouterd::router::Snapshot;
 
 use crate::cbs_hub::{
-    ASKS, CBS_HUB_AUTO, CbsHub, CbsRequest, answers_on, cbs_settings, cbs_world, encoded, put_token, seconds,
+    ASKS, CBS_HUB_AUTO, CbsHub, CbsRequest, answers_on, cbs_settings, encoded, put_token, seconds,
 };
 use crate::peer::{Announces, Auto, Peer};
+use crate::schedules;
 use crate::wire::terminus;
 use crate::world::{Chunks, DEVICE_AUTO, PeerId, Random, World};
 
-const SCHEDULES: u64 = 40;
 const STEPS: usize = 80;
 
 #[test]
 fn random_schedules_of_the_cbs_relay_keep_every_promise() {
-    let number = |name: &str| env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    if let Some(seed) = number("LINKROUTERD_SEED") {
-        run(seed);
+    let Some(totals) = schedules::run("random_schedules_of_the_cbs_relay_keep_every_promise", run) else {
         return;
+    };
+    assert!(
+        totals.asked > 500 && totals.answered > 300 && totals.complete > 60,
+        "{totals:?}"
+    );
+}
+
+/// Requests, answers to them, and devices that have the answers to all of theirs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Totals {
+    asked: u64,
+    answered: usize,
+    complete: usize,
+    /// All bytes that peers have heard, in a number.
+    digest: u64,
+}
+
+impl std::ops::AddAssign for Totals {
+    fn add_assign(&mut self, other: Totals) {
+        self.asked += other.asked;
+        self.answered += other.answered;
+        self.complete += other.complete;
+        self.digest ^= other.digest;
     }
-    let (mut asked, mut answered, mut complete) = (0, 0, 0);
-    for seed in 0..number("LINKROUTERD_SCHEDULES").unwrap_or(SCHEDULES) {
-        match catch_unwind(AssertUnwindSafe(|| run(seed))) {
-            Ok(totals) => {
-                asked += totals.0;
-                answered += totals.1;
-                complete += totals.2;
-            }
-            Err(panic) => {
-                eprintln!("LINKROUTERD_SEED={seed} replays this schedule");
-                resume_unwind(panic);
-            }
-        }
-    }
-    println!("{asked} requests, {answered} answers, {complete} devices with all of theirs");
-    assert!(asked > 500 && answered > 300 && complete > 60);
 }
 
 struct Device {
@@ -65,7 +68,7 @@ struct Simulation {
     hubs: Vec<(CbsHub, Vec<CbsRequest>)>,
 }
 
-fn run(seed: u64) -> (u64, usize, usize) {
+pub(crate) fn run(seed: u64) -> Totals {
     let mut random = Random::new(seed);
     let mut settings = cbs_settings();
     if random.one_in(2)
@@ -73,8 +76,7 @@ fn run(seed: u64) -> (u64, usize, usize) {
     {
         connector.sharing.devices_per_second = 3;
     }
-    let mut world = cbs_world(settings);
-    world.random = Random::new(seed ^ 0x5a5a);
+    let mut world = World::seeded(settings, seed ^ 0x5a5a);
     world.chunks = if random.one_in(2) {
         Chunks::Random
     } else {
@@ -95,8 +97,9 @@ fn run(seed: u64) -> (u64, usize, usize) {
         }
         simulation.check();
     }
-    let totals = simulation.settle_down();
+    let mut totals = simulation.settle_down();
     simulation.leave();
+    totals.digest = simulation.world.digest;
     totals
 }
 
@@ -310,7 +313,7 @@ impl Simulation {
         }
     }
 
-    fn settle_down(&mut self) -> (u64, usize, usize) {
+    fn settle_down(&mut self) -> Totals {
         self.world.hub = Some((CBS_HUB_AUTO, Announces::default()));
         for _ in 0..12 {
             self.world.run();
@@ -321,11 +324,11 @@ impl Simulation {
             self.world.advance(seconds(3));
         }
         self.check();
-        let (mut asked, mut answered, mut complete) = (0, 0, 0);
+        let mut totals = Totals::default();
         for device in 0..self.devices.len() {
             let heard = self.heard(device).len();
-            answered += heard;
-            asked += self.device(device).asked;
+            totals.answered += heard;
+            totals.asked += self.device(device).asked;
             let (peer, hears, is_steady) = {
                 let device = self.device(device);
                 (device.peer, device.hears, device.is_steady)
@@ -339,10 +342,10 @@ impl Simulation {
             }
             if links == [false, false] && is_steady {
                 assert_eq!(heard as u64, self.device(device).asked, "device {peer}");
-                complete += 1;
+                totals.complete += 1;
             }
         }
-        (asked, answered, complete)
+        totals
     }
 
     fn leave(&mut self) {

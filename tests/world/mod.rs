@@ -11,6 +11,7 @@ pub(crate) mod peer;
 mod random;
 pub(crate) mod wire;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use linkrouterd::router::settings::policy::PolicySettings;
@@ -77,7 +78,7 @@ pub(crate) struct World {
     pub(crate) hubs_made: usize,
     pub(crate) keeps_logs: bool,
     pub(crate) hub_ignores_credit: bool,
-    /// All that peers have heard, in which order, in a number.
+    /// Who has heard what, in which order: a number that is the same if all is.
     pub(crate) digest: u64,
 }
 
@@ -419,12 +420,17 @@ impl World {
             self.answer_dial(auto, announces);
             self.take_actions();
         }
-        let count = self.peers.iter().filter(|transport| transport.is_ready()).count();
-        let chosen = self.random.below(count);
-        let ready = |&id: &PeerId| self.peers.get(id).is_some_and(Transport::is_ready);
-        let Some(id) = (0..self.peers.len()).filter(ready).nth(chosen) else {
-            return false;
-        };
+        let (mut ready, mut chosen) = (0, None);
+        for (id, transport) in self.peers.iter().enumerate() {
+            if transport.is_ready() {
+                ready += 1;
+                // Each is as likely as any other.
+                if self.random.one_in(ready) {
+                    chosen = Some(id);
+                }
+            }
+        }
+        let Some(id) = chosen else { return false };
         self.turn(id);
         self.take_actions();
         true
@@ -480,9 +486,9 @@ impl World {
             let transport = self.peers.get_mut(id).expect("a peer");
             transport.wants_turn = true;
             transport.peer.hear(&bytes);
-            let sum: u64 = bytes.iter().copied().map(u64::from).sum();
-            let heard = (id as u64) << 48 ^ (count as u64) << 24 ^ sum;
-            self.digest = (self.digest.rotate_left(5) ^ heard).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let mut hasher = DefaultHasher::new();
+            (self.digest, id, count, bytes.last_chunk::<16>()).hash(&mut hasher);
+            self.digest = hasher.finish();
         }
         match self.router.transport_state(key) {
             TransportState::Open => {}

@@ -185,12 +185,10 @@ impl Simulation {
         }
     }
 
-    pub(super) fn attach(&mut self, id: PeerId) {
-        let Some(channel) = self.channel_of(id) else {
-            return;
-        };
+    pub(super) fn attach(&mut self, id: PeerId) -> Option<()> {
+        let channel = self.channel_of(id)?;
         if self.world.peer(id).kind != Kind::Device {
-            return;
+            return None;
         }
         self.next_handle += 1;
         let handle = 1 + self.next_handle;
@@ -203,7 +201,7 @@ impl Simulation {
         let in_use = |link: &Link| link.name == name && link.is_sender == is_sender && !is_over(link);
         let mut sessions = self.world.peer(id).sessions.values();
         if sessions.any(|session| session.links.values().any(in_use)) {
-            return;
+            return None;
         }
         let address = match self.random.below(12) {
             0 => "nowhere",
@@ -224,6 +222,7 @@ impl Simulation {
         if self.random.one_in(12) && self.bystander != Some(id) {
             self.world.peer(id).detach(channel, handle, true, Value::Null);
         }
+        Some(())
     }
 
     /// A terminus of any life time.
@@ -254,10 +253,8 @@ impl Simulation {
 
     // ---- deliveries ----------------------------------------------------------------------------------------------
 
-    pub(super) fn send(&mut self, id: PeerId) {
-        let Some((channel, handle)) = self.link_of(id, true) else {
-            return;
-        };
+    pub(super) fn send(&mut self, id: PeerId) -> Option<()> {
+        let (channel, handle) = self.link_of(id, true)?;
         let (most, sizes) = match self.setup.is_heavy {
             true => (30, [400, 2000, 20_000, 20_000, 60_000, 60_000, 60_000]),
             false => (5, [0, 10, 10, 400, 400, 2000, 20_000]),
@@ -273,6 +270,7 @@ impl Simulation {
         } else {
             self.world.peer(id).push_out(channel);
         }
+        Some(())
     }
 
     fn queue_message(&mut self, id: PeerId, channel: u16, handle: u32, padding: usize) {
@@ -283,16 +281,21 @@ impl Simulation {
         self.totals.messages += 1;
     }
 
-    /// A receiver settles some of what it has, singly or as a range.
-    pub(super) fn settle_some(&mut self, id: PeerId) {
-        let Some((channel, handle)) = self.link_of(id, false) else {
-            return;
+    /// A receiver settles some of what it has.
+    pub(super) fn settle_some(&mut self, id: PeerId) -> Option<()> {
+        let channel = self.channel_of(id)?;
+        let links = self.world.peer(id).session(channel).links.iter();
+        let open_on = |(&handle, link): (&u32, &Link)| {
+            let received = link.received.iter().filter(|_| !link.detach_sent);
+            let open = received.filter(|delivery| !delivery.settled && delivery.outcome.is_none());
+            let open: Vec<u32> = open.map(|delivery| delivery.id).collect();
+            (!open.is_empty()).then_some((handle, open))
         };
-        let received = self.world.peer(id).link(channel, handle).received.iter();
-        let open: Vec<u32> = received
-            .filter(|delivery| !delivery.settled && delivery.outcome.is_none())
-            .map(|delivery| delivery.id)
-            .collect();
+        let mut unsettled: Vec<(u32, Vec<u32>)> = links.filter_map(open_on).collect();
+        if unsettled.is_empty() {
+            return None;
+        }
+        let (handle, open) = unsettled.swap_remove(self.random.below(unsettled.len()));
         for delivery in open.into_iter().take(1 + self.random.below(6)) {
             let outcomes = [wire::ACCEPTED, wire::REJECTED, wire::RELEASED, wire::MODIFIED];
             let outcome = *outcomes.get(self.random.below(4)).expect("one");
@@ -305,13 +308,12 @@ impl Simulation {
                 .peer(id)
                 .dispose(channel, true, 0x4000_0000, 0x4000_0005, true, Value::Null);
         }
+        Some(())
     }
 
     /// A sender settles one that its receiver has not settled.
-    pub(super) fn forget_one(&mut self, id: PeerId) {
-        let Some((channel, handle)) = self.link_of(id, true) else {
-            return;
-        };
+    pub(super) fn forget_one(&mut self, id: PeerId) -> Option<()> {
+        let (channel, handle) = self.link_of(id, true)?;
         let link = self.world.peer(id).link(channel, handle);
         let whole: Vec<(u32, u32)> = link
             .unsettled
@@ -320,12 +322,11 @@ impl Simulation {
             .map(|(&delivery, &number)| (delivery, number))
             .collect();
         let sender = (id, link.number);
-        let Some(&(delivery, number)) = whole.get(self.random.below(whole.len())) else {
-            return;
-        };
+        let &(delivery, number) = whole.get(self.random.below(whole.len()))?;
         self.totals.settled += 1;
         self.ledger.forget(sender, number);
         self.world.peer(id).forget(channel, handle, delivery);
+        Some(())
     }
 
     /// A receiver asks for what there is, and no more after that.

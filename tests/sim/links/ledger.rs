@@ -43,7 +43,7 @@ impl Ledger {
         let mut payload = (sender.0 as u32).to_be_bytes().to_vec();
         payload.extend(sender.1.to_be_bytes());
         payload.extend((number as u64).to_be_bytes());
-        payload.resize(MARK + padding, filling(number));
+        payload.extend(vec![filling(number); padding]);
         payload
     }
 
@@ -210,8 +210,8 @@ fn check_payload(number: usize, delivery: &Delivery, sender: Sender, what: &dyn 
         "{}: lost, doubled or out of order",
         what()
     );
-    let filling = filling(number);
-    let is_whole = payload.iter().skip(MARK).all(|&byte| byte == filling);
+    let padding = payload.get(MARK..).expect("a mark");
+    let is_whole = padding == vec![filling(number); padding.len()];
     assert!(is_whole, "{}: {number} is damaged", what());
     assert_eq!(delivery.tag, (number as u32).to_be_bytes(), "{}: tag", what());
 }

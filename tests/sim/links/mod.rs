@@ -31,21 +31,22 @@ const STEPS: usize = 60;
 
 #[test]
 fn random_schedules_keep_every_promise() {
-    let Some(totals) = schedules::run("random_schedules_keep_every_promise", run) else {
+    let Some(totals) = schedules::run("random_schedules_keep_every_promise", 1, run) else {
         return;
     };
     // A simulation in which nothing happens proves nothing.
+    assert!(totals.messages > 10_000 && totals.settled > 2000, "{totals:?}");
     assert!(
-        totals.messages > 10_000 && totals.settled > 3000 && totals.losses > 1000,
+        totals.complete_links > 1000 && totals.undisturbed > 5000,
         "{totals:?}"
     );
-    assert!(totals.complete_links > 1000 && totals.further > 20, "{totals:?}");
-    assert!(totals.silent > 1000 && totals.resumable > 1000, "{totals:?}");
-    assert!(totals.offences > 300 && totals.half_open > 100, "{totals:?}");
+    assert!(totals.losses > 1000 && totals.stops > 100, "{totals:?}");
     assert!(
-        totals.parked > 100 * 1024 && totals.undisturbed > 10_000,
+        totals.silent > 500 && totals.resumable > 1000 && totals.further > 10,
         "{totals:?}"
     );
+    assert!(totals.offences > 300 && totals.half_open > 300, "{totals:?}");
+    assert!(totals.parked > 300 * 1024, "{totals:?}");
 }
 
 /// What happened.
@@ -69,7 +70,7 @@ pub(crate) struct Totals {
     parked: usize,
     /// Messages of bystanders that arrived at once, whatever the others did.
     undisturbed: usize,
-    /// All bytes that peers have heard, in a number.
+    /// [`World::digest`]
     digest: u64,
 }
 
@@ -169,25 +170,38 @@ impl Simulation {
 
     /// Something that some peer may do now.
     fn act(&mut self) {
-        let alive: Vec<PeerId> = (0..self.world.peers.len())
-            .filter(|&id| self.world.is_alive(id))
-            .collect();
+        let alive = self.alive();
         let chosen = alive.get(self.random.below(alive.len())).copied();
-        let what = self.random.below(46);
-        match (what, chosen) {
+        match (self.random.below(46), chosen) {
             (0..5, _) | (_, None) if alive.len() < 7 => self.connect(),
             (_, None) => {}
-            (5..11, Some(id)) => self.attach(id),
-            (11..22, Some(id)) => self.send(id),
-            (22..29, Some(id)) => self.settle_some(id),
-            (29, Some(id)) => self.forget_one(id),
+            (5..11, _) => self.somebody(&alive, Self::attach),
+            (11..22, _) => self.somebody(&alive, Self::send),
+            (22..29, _) => self.somebody(&alive, Self::settle_some),
+            (29, _) => self.somebody(&alive, Self::forget_one),
             (30, Some(id)) if self.may_misbehave(id) => self.drain(id),
             (31, Some(id)) => self.begin(id),
             (32, _) => self.pass_time(),
             (33, _) => self.treat_dial(),
             (34, _) => self.reload(),
-            (35..46, Some(id)) if self.may_misbehave(id) => self.misbehave(id),
+            (_, Some(id)) if self.may_misbehave(id) => self.misbehave(id),
             _ => {}
+        }
+    }
+
+    fn alive(&self) -> Vec<PeerId> {
+        (0..self.world.peers.len())
+            .filter(|&id| self.world.is_alive(id))
+            .collect()
+    }
+
+    /// The first of a few peers that can do it.
+    fn somebody(&mut self, alive: &[PeerId], act: fn(&mut Self, PeerId) -> Option<()>) {
+        for _ in 0..4 {
+            let chosen = alive.get(self.random.below(alive.len())).copied();
+            if chosen.is_some_and(|id| act(self, id).is_some()) {
+                return;
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod cbs;
 mod links;
+mod mutations;
 mod schedules;
 mod seeds;
 #[path = "../world/mod.rs"]

@@ -24,13 +24,12 @@ impl Simulation {
         let is_steady = self.setup.temper == Temper::Steady;
         let hub = (
             auto(&mut self.random, HUB_AUTO, is_steady),
-            announces(&mut self.random),
+            announces(&mut self.random, self.setup.is_heavy),
         );
-        let is_absent = if self.setup.dials_are_slow {
-            self.random.one_in(2)
-        } else {
-            !is_steady && self.random.one_in(20)
-        };
+        if self.setup.hubs_come_and_go && self.random.one_in(6) {
+            self.hub_is_away = !self.hub_is_away;
+        }
+        let is_absent = self.hub_is_away || (!is_steady && self.random.one_in(20));
         self.world.hub = (!is_absent).then_some(hub);
     }
 
@@ -138,7 +137,7 @@ impl Simulation {
         self.next_device += 1;
         let (auto, announces) = (
             auto(&mut self.random, DEVICE_AUTO, false),
-            announces(&mut self.random),
+            announces(&mut self.random, self.setup.is_heavy),
         );
         // Some devices share their container-id.
         let name = format!("dev{}", self.next_device % 3);

@@ -159,7 +159,7 @@ impl Ledger {
         let end = links
             .into_iter()
             .find(|link| link.number == number)
-            .expect("its link");
+            .unwrap_or_else(|| panic!("{what}: the link that it arrived on is gone"));
         assert_eq!(end.aborted, 0, "{what}: deliveries were aborted");
         let mut told: Vec<Option<u64>> = vec![None; sent.outcomes.len()];
         for &(number, state) in &link.settled {

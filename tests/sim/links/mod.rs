@@ -113,6 +113,7 @@ struct Simulation {
     conducts: Vec<Conduct>,
     /// A device that does no wrong, in a steady schedule.
     bystander: Option<PeerId>,
+    hub_is_away: bool,
     next_handle: u32,
     next_device: usize,
     next_channel: u16,
@@ -132,6 +133,7 @@ pub(crate) fn run(seed: u64) -> Totals {
         ledger: Ledger::default(),
         conducts: Vec::new(),
         bystander: None,
+        hub_is_away: false,
         next_handle: 0,
         next_device: 0,
         next_channel: 0,
@@ -172,7 +174,7 @@ impl Simulation {
     fn act(&mut self) {
         let alive = self.alive();
         let chosen = alive.get(self.random.below(alive.len())).copied();
-        match (self.random.below(46), chosen) {
+        match (self.random.below(47), chosen) {
             (0..5, _) | (_, None) if alive.len() < 7 => self.connect(),
             (_, None) => {}
             (5..11, _) => self.somebody(&alive, Self::attach),
@@ -181,9 +183,9 @@ impl Simulation {
             (29, _) => self.somebody(&alive, Self::forget_one),
             (30, Some(id)) if self.may_misbehave(id) => self.drain(id),
             (31, Some(id)) => self.begin(id),
-            (32, _) => self.pass_time(),
-            (33, _) => self.treat_dial(),
-            (34, _) => self.reload(),
+            (32 | 33, _) => self.pass_time(),
+            (34, _) => self.treat_dial(),
+            (35, _) => self.reload(),
             (_, Some(id)) if self.may_misbehave(id) => self.misbehave(id),
             _ => {}
         }
@@ -232,7 +234,8 @@ impl Simulation {
 
     /// Everybody reads and speaks, nothing new begins: all that can arrive arrives.
     fn settle_down(&mut self) {
-        self.setup.dials_are_slow = false;
+        self.hub_is_away = false;
+        self.setup.hubs_come_and_go = false;
         self.draw_hub();
         let hub = self
             .world
@@ -258,6 +261,8 @@ impl Simulation {
         }
         // Attaches that wait for a redial, back-off, and detaches that nobody answers; and silence that has an end.
         self.advance(Duration::from_secs(45));
+        self.world.run();
+        self.check_silence();
         self.world.run();
     }
 

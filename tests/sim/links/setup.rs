@@ -30,8 +30,8 @@ pub(super) struct Setup {
     pub(super) is_heavy: bool,
     /// Whoever is silent for long is gone.
     pub(super) has_deadlines: bool,
-    /// Dials are answered late, and in any order.
-    pub(super) dials_are_slow: bool,
+    /// Hubs are away for some time; dials are then answered late, in any order, or fail.
+    pub(super) hubs_come_and_go: bool,
 }
 
 impl Setup {
@@ -63,7 +63,7 @@ impl Setup {
             has_choice,
             is_heavy: random.one_in(12),
             has_deadlines,
-            dials_are_slow: temper != Temper::Steady && random.one_in(4),
+            hubs_come_and_go: temper != Temper::Steady && random.one_in(3),
         }
     }
 }
@@ -124,14 +124,16 @@ fn expire(settings: &mut RouterSettings) {
 
 // ---- peers -------------------------------------------------------------------------------------------------------
 
-/// What a peer announces: small frames, tiny windows, numbers about to wrap.
-pub(super) fn announces(random: &mut Random) -> Announces {
+/// What a peer announces: small frames, tiny windows, numbers about to wrap. Where messages
+/// are large, no window is so wide that they do not use it up.
+pub(super) fn announces(random: &mut Random, is_heavy: bool) -> Announces {
+    let wide = if is_heavy { 500 } else { 2048 };
     let first = *[0, 0xffff_fffd, 7].get(random.below(3)).expect("one");
     Announces {
         max_frame_size: *[512, 700, 4096, 65536].get(random.below(4)).expect("one"),
         idle_time_out: random.one_in(4).then_some(10_000),
         channel_max: 8191,
-        window: *[1, 2, 5, 2048].get(random.below(4)).expect("one"),
+        window: *[1, 2, 5, wide].get(random.below(4)).expect("one"),
         first_transfer_id: first,
         first_delivery_id: first.wrapping_add(u32::try_from(random.below(3)).expect("small")),
         ..Announces::default()

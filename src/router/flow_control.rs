@@ -32,6 +32,16 @@ pub(super) struct Gate {
     is_listed: bool,
 }
 
+impl Gate {
+    pub(super) const fn parked(&self) -> usize {
+        self.parked
+    }
+
+    pub(super) const fn held(&self) -> usize {
+        self.held
+    }
+}
+
 impl Router {
     /// Whether a connection may be read. If not, whoever makes room will wake it.
     pub(super) fn admit_reading(&mut self, key: ConnectionKey) -> bool {

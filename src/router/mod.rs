@@ -74,7 +74,7 @@ mod upstream;
 mod waiting;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -97,7 +97,7 @@ use pair::{LinkPair, SessionPair};
 use policy::{Book, Policy};
 pub use reload::Reloaded;
 use settings::{ConnectorId, ListenerId, ListenerRole, RouterSettings};
-pub use snapshot::{ConnectorReport, ConnectorStatus, Overview, Snapshot};
+pub use snapshot::{Buffered, ConnectorReport, ConnectorStatus, Overview, Snapshot};
 use table::LinkRouteTable;
 use timer::{Owner, Timers};
 use unanswered::Detaches;
@@ -126,8 +126,8 @@ pub struct Router {
     connectors: BTreeMap<ConnectorId, Connector>,
     /// The number of the next connector, or broker that connects to us.
     next_connector: usize,
-    /// Keys the connectors' jitter, so that two gateways do not return at once.
-    random: RandomState,
+    /// Of the connectors' jitter, so that two gateways do not return at once.
+    seed: u64,
     routes: LinkRouteTable,
     policy: Policy,
     /// The devices that the policy has admitted.
@@ -168,6 +168,11 @@ pub struct Router {
 impl Router {
     /// A router with no connections. Persistent connectors ask to be dialed at once ([`Action::Dial`]).
     pub fn new(settings: RouterSettings, now: Instant) -> Self {
+        Self::seeded(settings, RandomState::new().hash_one(now), now)
+    }
+
+    /// The same, with nothing left to chance: the same inputs yield the same outputs.
+    pub fn seeded(settings: RouterSettings, seed: u64, now: Instant) -> Self {
         let listeners = settings
             .listeners
             .iter()
@@ -178,7 +183,7 @@ impl Router {
             listeners,
             connectors: BTreeMap::new(),
             next_connector: 0,
-            random: RandomState::new(),
+            seed,
             routes,
             policy: Policy::new(settings.policy.clone()),
             book: Book::default(),
@@ -220,7 +225,9 @@ impl Router {
 
     fn add_connector(&mut self, settings: settings::ConnectorSettings) -> ConnectorId {
         let id = self.next_connector();
-        let connector = Connector::new(settings, self.random.hash_one(id));
+        let mut jitter = DefaultHasher::new();
+        (self.seed, id).hash(&mut jitter);
+        let connector = Connector::new(settings, jitter.finish());
         self.connectors.insert(id, connector);
         id
     }

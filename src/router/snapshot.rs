@@ -1,7 +1,7 @@
 //! What a router holds at one moment, counted: for inspection, and for tests that nothing leaks.
 
-use super::Router;
 use super::connector::State;
+use super::{ConnectionKey, Router};
 
 /// Counts of what exists, and bytes of what waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +33,17 @@ impl Snapshot {
     pub const fn buffered_bytes(&self) -> usize {
         self.parked_bytes + self.held_bytes + self.outbox_bytes
     }
+}
+
+/// Bytes that wait for, or of, one connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Buffered {
+    /// Of a device, for hubs.
+    pub parked: usize,
+    /// Of hubs, for a device.
+    pub held: usize,
+    /// For the transport.
+    pub outbox: usize,
 }
 
 /// What a connector is doing (qdrouterd: `connectionStatus`). It says `Success` only when opens are exchanged.
@@ -118,6 +129,18 @@ impl Router {
             message: connector.message.clone(),
             hosts: connector.hosts.iter().map(ToString::to_string).collect(),
         })
+    }
+
+    /// What waits for a connection, or of it.
+    pub fn buffered(&self, key: ConnectionKey) -> Buffered {
+        let Some(entry) = self.entry(key) else {
+            return Buffered::default();
+        };
+        Buffered {
+            parked: entry.gate.parked(),
+            held: entry.gate.held(),
+            outbox: entry.connection.outbox().len(),
+        }
     }
 
     /// Counts what there is; takes a walk over all connections.

@@ -1,16 +1,14 @@
 //! The router without a socket: scripted devices and a scripted hub that speak raw frames, on a clock of their own.
 //!
-//! `scenarios_*` are named cases; `back_pressure` measures what is held; `simulation` runs seeded random schedules
-//! (`LINKROUTERD_SEED=n` replays one, `LINKROUTERD_SCHEDULES=n` changes their number).
+//! `scenarios_*` are named cases; `back_pressure` measures what is held. What chance comes upon is in `tests/sim`, in the
+//! same world.
 
 mod back_pressure;
 mod cbs_again;
 mod cbs_clients;
 mod cbs_ends;
-mod cbs_hub;
 mod cbs_identities;
 mod cbs_relay;
-mod cbs_simulation;
 mod conformance_attach;
 mod conformance_detach;
 mod conformance_disposition;
@@ -48,7 +46,6 @@ mod scenarios_security;
 mod scenarios_trace;
 mod scenarios_transfer;
 mod scenarios_two_hubs;
-mod simulation;
 mod tap;
 mod transparency;
 mod tunnel;
@@ -56,5 +53,7 @@ mod tunnel;
 mod values;
 mod vectors;
 mod visits;
-mod wire;
+#[path = "../world/mod.rs"]
 mod world;
+
+use world::{cbs_hub, peer, wire};

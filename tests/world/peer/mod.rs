@@ -9,7 +9,7 @@ use linkrouterd::amqp::value::Value;
 use linkrouterd::endpoint::outbox::ByteQueue;
 use linkrouterd::router::ConnectionKey;
 
-use crate::wire::{self, Frame, described, string, terminus, uint};
+use crate::world::wire::{self, Frame, described, string, terminus, uint};
 
 /// What a peer does by itself.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +76,8 @@ pub(crate) struct Delivery {
 
 #[derive(Debug)]
 pub(crate) struct Link {
+    /// Tells it from all others of this peer.
+    pub(crate) number: u32,
     pub(crate) name: String,
     pub(crate) is_sender: bool,
     /// Our attach, the peer's attach, our detach, the peer's detach.
@@ -98,6 +100,10 @@ pub(crate) struct Link {
     pub(crate) unsettled: BTreeMap<u32, u32>,
     /// Settled by the receiver: number of the message, state.
     pub(crate) settled: Vec<(u32, Option<u64>)>,
+    /// Settled here, by the sender: numbers of messages.
+    pub(crate) forgotten: BTreeSet<u32>,
+    /// How much of what has been received, or settled, a test has looked at.
+    pub(crate) looked: usize,
 }
 
 #[derive(Debug)]
@@ -139,7 +145,10 @@ pub(crate) struct Peer {
     pub(crate) log: Vec<Frame>,
     pub(crate) looked: usize,
     pub(crate) sessions: BTreeMap<u16, Session>,
+    /// Those that both sides have ended.
+    pub(crate) past: Vec<Session>,
     channels: BTreeMap<u16, u16>,
+    links_made: u32,
     pub(crate) is_open: bool,
     pub(crate) close_sent: bool,
     pub(crate) closed: Option<Value>,
@@ -151,6 +160,8 @@ pub(crate) struct Peer {
     router_max_frame: usize,
     /// A device that has asked for SASL.
     uses_sasl: bool,
+    /// It says nothing more.
+    pub(crate) is_mute: bool,
 }
 
 impl Peer {
@@ -169,7 +180,9 @@ impl Peer {
             log: Vec::new(),
             looked: 0,
             sessions: BTreeMap::new(),
+            past: Vec::new(),
             channels: BTreeMap::new(),
+            links_made: 0,
             is_open: false,
             close_sent: false,
             closed: None,
@@ -177,13 +190,16 @@ impl Peer {
             keeps_log: true,
             router_max_frame: 512,
             uses_sasl: false,
+            is_mute: false,
         }
     }
 
     // ---- saying things -------------------------------------------------------------------------------------------
 
     pub(crate) fn say(&mut self, frame: &Frame) {
-        frame.encode(self.out.tail());
+        if !self.is_mute {
+            frame.encode(self.out.tail());
+        }
     }
 
     /// A device's header and open, without SASL.
@@ -282,8 +298,11 @@ impl Peer {
         self.say(attach);
         let handle = attach.uint(1).expect("a handle");
         let is_sender = !attach.flag(2);
+        self.links_made += 1;
+        let number = self.links_made;
         let links = &mut self.session(attach.channel).links;
         let link = links.entry(handle).or_insert_with(|| Link {
+            number,
             name: attach.text(0).expect("a name").into(),
             is_sender,
             local: false,
@@ -301,6 +320,8 @@ impl Peer {
             sent: 0,
             unsettled: BTreeMap::new(),
             settled: Vec::new(),
+            forgotten: BTreeSet::new(),
+            looked: 0,
         });
         link.local = true;
     }
@@ -472,6 +493,14 @@ impl Peer {
         self.dispose(channel, true, id, id, true, described(outcome, Vec::new()));
     }
 
+    /// Settles one delivery that was sent; whatever the receiver makes of it, it does not matter any more.
+    pub(crate) fn forget(&mut self, channel: u16, handle: u32, id: u32) {
+        let link = self.link(channel, handle);
+        let number = link.unsettled.remove(&id).expect("an unsettled delivery");
+        link.forgotten.insert(number);
+        self.dispose(channel, false, id, id, true, Value::Null);
+    }
+
     pub(crate) fn detach(&mut self, channel: u16, handle: u32, closed: bool, error: Value) {
         let fields = vec![uint(handle), Value::Boolean(closed), error];
         self.say(&Frame::new(channel, wire::DETACH, fields));
@@ -560,126 +589,5 @@ impl Peer {
     /// Skips all that has been received so far.
     pub(crate) fn skip(&mut self) {
         self.looked = self.log.len();
-    }
-
-    // ---- hearing -------------------------------------------------------------------------------------------------
-
-    /// Bytes from the router.
-    pub(crate) fn hear(&mut self, bytes: &[u8]) {
-        self.input.tail().extend_from_slice(bytes);
-        while let Some(size) = self.whole_unit() {
-            let unit = self.input.as_slice().get(..size).expect("whole").to_vec();
-            self.input.consume(size);
-            if unit.starts_with(b"AMQP") {
-                self.hear_header(&unit);
-                continue;
-            }
-            let frame = Frame::decode(&unit);
-            // Before it knows better the router may send 512 bytes, and never more than we announced.
-            assert!(
-                frame.size <= self.announces.max_frame_size as usize,
-                "{}: a frame of {} bytes",
-                self.container,
-                frame.size
-            );
-            if self.keeps_log {
-                self.log.push(frame.clone());
-            }
-            self.hear_frame(frame);
-        }
-    }
-
-    fn whole_unit(&self) -> Option<usize> {
-        let first = self.input.as_slice().first_chunk::<4>()?;
-        let size = match first {
-            b"AMQP" => 8,
-            size => u32::from_be_bytes(*size) as usize,
-        };
-        (self.input.len() >= size).then_some(size)
-    }
-
-    fn hear_header(&mut self, header: &[u8]) {
-        self.headers += 1;
-        if self.kind != Kind::Hub {
-            let is_sasl = std::mem::take(&mut self.uses_sasl);
-            let expected = if is_sasl {
-                wire::SASL_HEADER
-            } else {
-                wire::AMQP_HEADER
-            };
-            assert_eq!(header, expected, "{}", self.container);
-        } else if header == wire::SASL_HEADER {
-            self.out.tail().extend(wire::SASL_HEADER);
-            self.say(&Frame::new(
-                0,
-                wire::SASL_MECHANISMS,
-                vec![wire::symbol("ANONYMOUS")],
-            ));
-        } else {
-            self.out.tail().extend(wire::AMQP_HEADER);
-        }
-    }
-
-    fn hear_frame(&mut self, frame: Frame) {
-        assert!(self.closed.is_none(), "{}: {frame:?} after close", self.container);
-        match frame.code {
-            wire::EMPTY | wire::SASL_MECHANISMS | wire::SASL_OUTCOME => {}
-            wire::SASL_INIT => self.say(&Frame::new(0, wire::SASL_OUTCOME, vec![Value::Ubyte(0)])),
-            wire::OPEN => {
-                assert!(!self.is_open, "{}: a second open", self.container);
-                self.is_open = true;
-                self.router_max_frame = frame.uint(2).unwrap_or(u32::MAX) as usize;
-                if self.kind == Kind::Hub {
-                    self.say_open();
-                }
-            }
-            wire::CLOSE => {
-                self.closed = Some(frame.field(0).clone());
-                if self.auto.close && !self.close_sent {
-                    self.close(Value::Null);
-                }
-            }
-            wire::BEGIN => self.hear_begin(&frame),
-            _ => self.hear_on_session(frame),
-        }
-    }
-
-    fn hear_begin(&mut self, frame: &Frame) {
-        let channel = match frame.uint(0) {
-            Some(answered) => u16::try_from(answered).expect("a channel"),
-            None => {
-                if !self.auto.begin {
-                    return;
-                }
-                // Numbers of the hub's own, other than the router's.
-                let free = (0..).map(|n| 7 + 3 * n).find(|n| !self.sessions.contains_key(n));
-                let channel = free.expect("a free channel");
-                self.say_begin(channel, Some(frame.channel));
-                channel
-            }
-        };
-        let previous = self.channels.insert(frame.channel, channel);
-        assert!(
-            previous.is_none(),
-            "{}: channel {} twice",
-            self.container,
-            frame.channel
-        );
-        let first = frame.uint(1).expect("next-outgoing-id");
-        let window = frame.uint(2).expect("incoming-window");
-        let session = self.session(channel);
-        session.remote = Some(frame.channel);
-        session.next_incoming = Some(first);
-        session.outgoing_window = window;
-    }
-
-    /// Answers a begin that [`Auto::begin`] left alone.
-    pub(crate) fn answer_begin(&mut self, begin: &Frame, channel: u16) {
-        self.say_begin(channel, Some(begin.channel));
-        self.channels.insert(begin.channel, channel);
-        let session = self.sessions.get_mut(&channel).expect("just made");
-        session.remote = Some(begin.channel);
-        session.next_incoming = begin.uint(1);
-        session.outgoing_window = begin.uint(2).expect("incoming-window");
     }
 }

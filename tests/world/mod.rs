@@ -1,6 +1,17 @@
 //! One router, its peers, and a clock that only a test moves. Plays the driver's part, no more eagerly than a real one:
 //! a connection is looked at when the router says so or when its own transport moved, never otherwise.
+//!
+//! `tests/router` tells it what happens, `tests/sim` leaves that to chance; both declare this module.
 
+// Each of the two uses the part that it needs.
+#![allow(dead_code)]
+
+pub(crate) mod cbs_hub;
+pub(crate) mod peer;
+mod random;
+pub(crate) mod wire;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use linkrouterd::router::settings::policy::PolicySettings;
@@ -13,34 +24,8 @@ use linkrouterd::router::{
     Action, ConnectionKey, ConnectorReport, Login, Reloaded, Router, TransportInfo, TransportState,
 };
 
-use crate::peer::{Announces, Auto, Kind, Peer};
-
-/// A small generator, so that a seed replays a run.
-#[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        // Neighbouring seeds must not begin alike.
-        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0xd1b5_4a32_d192_ed03)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound.max(1) as u64).expect("below a usize")
-    }
-
-    pub(crate) fn one_in(&mut self, count: usize) -> bool {
-        self.below(count) == 0
-    }
-}
+use peer::{Announces, Auto, Kind, Peer};
+pub(crate) use random::Random;
 
 /// How much of a stream crosses at once.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +56,11 @@ impl Transport {
     pub(crate) fn is_paused(&self) -> bool {
         self.is_paused
     }
+
+    fn is_ready(&self) -> bool {
+        let has_input = self.speaks && !self.peer.out.is_empty() && !self.is_paused;
+        self.peer.key.is_some() && (self.wants_turn || has_input)
+    }
 }
 
 pub(crate) struct World {
@@ -88,6 +78,8 @@ pub(crate) struct World {
     pub(crate) hubs_made: usize,
     pub(crate) keeps_logs: bool,
     pub(crate) hub_ignores_credit: bool,
+    /// Who has heard what, in which order: a number that is the same if all is.
+    pub(crate) digest: u64,
 }
 
 pub(crate) const DEVICE_AUTO: Auto = Auto {
@@ -190,18 +182,29 @@ pub(crate) fn settings() -> RouterSettings {
 impl World {
     pub(crate) fn new(settings: RouterSettings) -> Self {
         let now = Instant::now();
+        Self::of(Router::new(settings, now), Random::new(1), now)
+    }
+
+    /// One in which nothing is left to chance that the seed does not decide.
+    pub(crate) fn seeded(settings: RouterSettings, seed: u64) -> Self {
+        let now = Instant::now();
+        Self::of(Router::seeded(settings, seed, now), Random::new(seed), now)
+    }
+
+    fn of(router: Router, random: Random, now: Instant) -> Self {
         World {
-            router: Router::new(settings, now),
+            router,
             now,
             peers: Vec::new(),
             chunks: Chunks::Whole,
-            random: Random::new(1),
+            random,
             dials: Vec::new(),
             logins: Vec::new(),
             hub: Some((HUB_AUTO, Announces::default())),
             hubs_made: 0,
             keeps_logs: true,
             hub_ignores_credit: false,
+            digest: 0,
         }
     }
 
@@ -417,19 +420,20 @@ impl World {
             self.answer_dial(auto, announces);
             self.take_actions();
         }
-        let ready: Vec<PeerId> = (0..self.peers.len()).filter(|&id| self.is_ready(id)).collect();
-        let Some(&id) = ready.get(self.random.below(ready.len())) else {
-            return false;
-        };
+        let (mut ready, mut chosen) = (0, None);
+        for (id, transport) in self.peers.iter().enumerate() {
+            if transport.is_ready() {
+                ready += 1;
+                // Each is as likely as any other.
+                if self.random.one_in(ready) {
+                    chosen = Some(id);
+                }
+            }
+        }
+        let Some(id) = chosen else { return false };
         self.turn(id);
         self.take_actions();
         true
-    }
-
-    fn is_ready(&self, id: PeerId) -> bool {
-        let transport = self.peers.get(id).expect("a peer");
-        let has_input = transport.speaks && !transport.peer.out.is_empty() && !transport.is_paused;
-        transport.peer.key.is_some() && (transport.wants_turn || has_input)
     }
 
     fn take_actions(&mut self) {
@@ -482,10 +486,14 @@ impl World {
             let transport = self.peers.get_mut(id).expect("a peer");
             transport.wants_turn = true;
             transport.peer.hear(&bytes);
+            let mut hasher = DefaultHasher::new();
+            (self.digest, id, count, bytes.last_chunk::<16>()).hash(&mut hasher);
+            self.digest = hasher.finish();
         }
         match self.router.transport_state(key) {
             TransportState::Open => {}
-            TransportState::CloseWhenFlushed if !self.router.transmit(key).is_empty() => return,
+            // What comes meanwhile is read, and of no interest.
+            TransportState::CloseWhenFlushed if !self.router.transmit(key).is_empty() => {}
             TransportState::CloseWhenFlushed => {
                 self.router.transport_lost(key, "closed", now);
                 self.peer(id).key = None;

@@ -1,12 +1,133 @@
-//! What a peer does with the frames of a session, and what it holds the router to: windows, credit, ids without a gap,
+//! What a peer does with the frames that it is sent, and what it holds the router to: windows, credit, ids without a gap,
 //! nothing on a link behind its detach.
 
 use linkrouterd::amqp::value::Value;
 
 use super::{Delivery, Kind, Peer};
-use crate::wire::{self, Frame, state_code};
+use crate::world::wire::{self, Frame, state_code};
 
 impl Peer {
+    /// Bytes from the router.
+    pub(crate) fn hear(&mut self, bytes: &[u8]) {
+        self.input.tail().extend_from_slice(bytes);
+        while let Some(size) = self.whole_unit() {
+            let unit = self.input.as_slice().get(..size).expect("whole").to_vec();
+            self.input.consume(size);
+            if unit.starts_with(b"AMQP") {
+                self.hear_header(&unit);
+                continue;
+            }
+            let frame = Frame::decode(&unit);
+            // Before it knows better the router may send 512 bytes, and never more than we announced.
+            assert!(
+                frame.size <= self.announces.max_frame_size as usize,
+                "{}: a frame of {} bytes",
+                self.container,
+                frame.size
+            );
+            if self.keeps_log {
+                self.log.push(frame.clone());
+            }
+            self.hear_frame(frame);
+        }
+    }
+
+    fn whole_unit(&self) -> Option<usize> {
+        let first = self.input.as_slice().first_chunk::<4>()?;
+        let size = match first {
+            b"AMQP" => 8,
+            size => u32::from_be_bytes(*size) as usize,
+        };
+        (self.input.len() >= size).then_some(size)
+    }
+
+    fn hear_header(&mut self, header: &[u8]) {
+        self.headers += 1;
+        if self.kind != Kind::Hub {
+            let is_sasl = std::mem::take(&mut self.uses_sasl);
+            let expected = if is_sasl {
+                wire::SASL_HEADER
+            } else {
+                wire::AMQP_HEADER
+            };
+            assert_eq!(header, expected, "{}", self.container);
+        } else if header == wire::SASL_HEADER {
+            self.out.tail().extend(wire::SASL_HEADER);
+            self.say(&Frame::new(
+                0,
+                wire::SASL_MECHANISMS,
+                vec![wire::symbol("ANONYMOUS")],
+            ));
+        } else {
+            self.out.tail().extend(wire::AMQP_HEADER);
+        }
+    }
+
+    fn hear_frame(&mut self, frame: Frame) {
+        assert!(self.closed.is_none(), "{}: {frame:?} after close", self.container);
+        match frame.code {
+            wire::EMPTY | wire::SASL_MECHANISMS | wire::SASL_OUTCOME => {}
+            wire::SASL_INIT => self.say(&Frame::new(0, wire::SASL_OUTCOME, vec![Value::Ubyte(0)])),
+            wire::OPEN => {
+                assert!(!self.is_open, "{}: a second open", self.container);
+                self.is_open = true;
+                self.router_max_frame = frame.uint(2).unwrap_or(u32::MAX) as usize;
+                if self.kind == Kind::Hub {
+                    self.say_open();
+                }
+            }
+            wire::CLOSE => {
+                self.closed = Some(frame.field(0).clone());
+                if self.auto.close && !self.close_sent {
+                    self.close(Value::Null);
+                }
+            }
+            wire::BEGIN => self.hear_begin(&frame),
+            _ => self.hear_on_session(frame),
+        }
+    }
+
+    fn hear_begin(&mut self, frame: &Frame) {
+        let channel = match frame.uint(0) {
+            Some(answered) => u16::try_from(answered).expect("a channel"),
+            None => {
+                if !self.auto.begin {
+                    return;
+                }
+                // Numbers of the hub's own, other than the router's.
+                let free = (0..).map(|n| 7 + 3 * n).find(|n| !self.sessions.contains_key(n));
+                let channel = free.expect("a free channel");
+                self.say_begin(channel, Some(frame.channel));
+                channel
+            }
+        };
+        let previous = self.channels.insert(frame.channel, channel);
+        assert!(
+            previous.is_none(),
+            "{}: channel {} twice",
+            self.container,
+            frame.channel
+        );
+        let first = frame.uint(1).expect("next-outgoing-id");
+        let window = frame.uint(2).expect("incoming-window");
+        let session = self.session(channel);
+        session.remote = Some(frame.channel);
+        session.next_incoming = Some(first);
+        session.outgoing_window = window;
+    }
+
+    /// Answers a begin that [`Auto::begin`] left alone.
+    pub(crate) fn answer_begin(&mut self, begin: &Frame, channel: u16) {
+        self.say_begin(channel, Some(begin.channel));
+        self.channels.insert(begin.channel, channel);
+        let session = self.sessions.get_mut(&channel).expect("just made");
+        session.remote = Some(begin.channel);
+        session.next_incoming = begin.uint(1);
+        session.outgoing_window = begin.uint(2).expect("incoming-window");
+    }
+
+    // ---- on a session --------------------------------------------------------------------------------------------
+
     pub(super) fn hear_on_session(&mut self, frame: Frame) {
         let container = self.container.clone();
         let Some(&channel) = self.channels.get(&frame.channel) else {
@@ -27,14 +148,14 @@ impl Peer {
             wire::DETACH => self.hear_detach(channel, &frame),
             wire::END => {
                 self.channels.remove(&frame.channel);
-                if end_sent {
-                    self.sessions.remove(&channel);
-                } else if self.auto.end {
-                    self.end(channel, Value::Null);
-                    self.sessions.remove(&channel);
-                } else {
+                if !end_sent && !self.auto.end {
                     self.session(channel).is_ended = true;
+                    return;
                 }
+                if !end_sent {
+                    self.end(channel, Value::Null);
+                }
+                self.past.extend(self.sessions.remove(&channel));
             }
             other => panic!("{container}: {other:#x} is no frame of a session"),
         }
@@ -123,6 +244,11 @@ impl Peer {
             "{container}: the router counts frames that were not sent: {frame:?}"
         );
         session.outgoing_window = announced.saturating_sub(seen);
+        assert_eq!(
+            frame.uint(2),
+            session.next_incoming,
+            "{container}: a gap in the transfer-ids: {frame:?}"
+        );
         let Some(theirs) = frame.uint(4) else {
             self.push_out(channel);
             return;

@@ -9,9 +9,9 @@ use linkrouterd::router::settings::{
     CbsMode, Destination, Direction, Matcher, RouteSettings, RouterSettings,
 };
 
-use crate::peer::{Announces, Auto, Peer};
-use crate::wire::{self, composite, string};
-use crate::world::{DEVICE_AUTO, HUB_AUTO, PeerId, World, settings};
+use super::peer::{Announces, Auto, Peer};
+use super::wire::{self, composite, string};
+use super::{DEVICE_AUTO, HUB_AUTO, PeerId, World, settings};
 
 /// A hub that accepts what it is sent, with the credit that IoT Hub gives.
 pub(crate) const CBS_HUB_AUTO: Auto = Auto {

@@ -7,46 +7,49 @@
 //! - when everybody has gone, nothing is left.
 
 use std::collections::BTreeSet;
-use std::env;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use linkrouterd::amqp::value::Value;
 use linkrouterd::router::Snapshot;
 
 use crate::cbs_hub::{
-    ASKS, CBS_HUB_AUTO, CbsHub, CbsRequest, answers_on, cbs_settings, cbs_world, encoded, put_token, seconds,
+    ASKS, CBS_HUB_AUTO, CbsAnswer, CbsHub, CbsRequest, cbs_settings, encoded, put_token, read_answer, seconds,
 };
 use crate::peer::{Announces, Auto, Peer};
+use crate::schedules;
 use crate::wire::terminus;
 use crate::world::{Chunks, DEVICE_AUTO, PeerId, Random, World};
 
-const SCHEDULES: u64 = 40;
 const STEPS: usize = 80;
 
 #[test]
 fn random_schedules_of_the_cbs_relay_keep_every_promise() {
-    let number = |name: &str| env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    if let Some(seed) = number("LINKROUTERD_SEED") {
-        run(seed);
+    let Some(totals) = schedules::run("random_schedules_of_the_cbs_relay_keep_every_promise", 10, run) else {
         return;
+    };
+    assert!(
+        totals.asked > 500 && totals.answered > 300 && totals.complete > 60,
+        "{totals:?}"
+    );
+}
+
+/// Requests, answers to them, and devices that have the answers to all of theirs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Totals {
+    asked: u64,
+    answered: usize,
+    complete: usize,
+    /// [`World::digest`]
+    digest: u64,
+}
+
+impl std::ops::AddAssign for Totals {
+    fn add_assign(&mut self, other: Totals) {
+        self.asked += other.asked;
+        self.answered += other.answered;
+        self.complete += other.complete;
+        self.digest ^= other.digest;
     }
-    let (mut asked, mut answered, mut complete) = (0, 0, 0);
-    for seed in 0..number("LINKROUTERD_SCHEDULES").unwrap_or(SCHEDULES) {
-        match catch_unwind(AssertUnwindSafe(|| run(seed))) {
-            Ok(totals) => {
-                asked += totals.0;
-                answered += totals.1;
-                complete += totals.2;
-            }
-            Err(panic) => {
-                eprintln!("LINKROUTERD_SEED={seed} replays this schedule");
-                resume_unwind(panic);
-            }
-        }
-    }
-    println!("{asked} requests, {answered} answers, {complete} devices with all of theirs");
-    assert!(asked > 500 && answered > 300 && complete > 60);
 }
 
 struct Device {
@@ -56,6 +59,8 @@ struct Device {
     hears: u32,
     /// It has had one receiver, and nothing of it is gone.
     is_steady: bool,
+    /// What it has had answers to.
+    heard: BTreeSet<u64>,
 }
 
 struct Simulation {
@@ -65,7 +70,7 @@ struct Simulation {
     hubs: Vec<(CbsHub, Vec<CbsRequest>)>,
 }
 
-fn run(seed: u64) -> (u64, usize, usize) {
+pub(crate) fn run(seed: u64) -> Totals {
     let mut random = Random::new(seed);
     let mut settings = cbs_settings();
     if random.one_in(2)
@@ -73,8 +78,7 @@ fn run(seed: u64) -> (u64, usize, usize) {
     {
         connector.sharing.devices_per_second = 3;
     }
-    let mut world = cbs_world(settings);
-    world.random = Random::new(seed ^ 0x5a5a);
+    let mut world = World::seeded(settings, seed ^ 0x5a5a);
     world.chunks = if random.one_in(2) {
         Chunks::Random
     } else {
@@ -95,8 +99,9 @@ fn run(seed: u64) -> (u64, usize, usize) {
         }
         simulation.check();
     }
-    let totals = simulation.settle_down();
+    let mut totals = simulation.settle_down();
     simulation.leave();
+    totals.digest = simulation.world.digest;
     totals
 }
 
@@ -167,6 +172,7 @@ impl Simulation {
             asked: 0,
             hears: 1,
             is_steady: true,
+            heard: BTreeSet::new(),
         });
         self.attach_receiver(peer, 1);
     }
@@ -189,7 +195,7 @@ impl Simulation {
     /// Asks, unless more is under way than is kept for a receiver that is to come.
     fn ask(&mut self, device: usize) {
         let (peer, number) = (self.device(device).peer, self.device(device).asked);
-        if number - self.heard(device).len() as u64 >= 12 {
+        if number - self.heard(device) as u64 >= 12 {
             return;
         }
         let id = ((peer as u64) << 32) | number;
@@ -198,25 +204,25 @@ impl Simulation {
         self.world.peer(peer).send(0, ASKS, &payload, false);
     }
 
-    /// The ids that all receivers of a device have heard of, each of which is its own and new.
-    fn heard(&mut self, device: usize) -> BTreeSet<u64> {
-        let (peer, hears, asked) = {
-            let device = self.device(device);
-            (device.peer, device.hears, device.asked)
-        };
-        let mut heard = BTreeSet::new();
-        for handle in 1..=hears {
-            for answer in answers_on(self.world.peer(peer), 0, handle) {
+    /// How many answers the receivers of a device have heard, each of which is its own and new.
+    fn heard(&mut self, device: usize) -> usize {
+        let device = self.devices.get_mut(device).expect("a device");
+        for handle in 1..=device.hears {
+            let link = self.world.peer(device.peer).link(0, handle);
+            let fresh = link.received.iter().skip(link.looked);
+            let fresh: Vec<CbsAnswer> = fresh.map(|it| read_answer(&it.payload)).collect();
+            link.looked = link.received.len();
+            for answer in fresh {
                 let Some(Value::Ulong(id)) = answer.id else {
                     panic!("{answer:?} is no answer to this device");
                 };
-                assert_eq!(id >> 32, peer as u64, "another device's: {answer:?}");
-                assert!(id & 0xffff_ffff < asked, "{answer:?}");
-                assert!(heard.insert(id), "twice: {answer:?}");
+                assert_eq!(id >> 32, device.peer as u64, "another device's: {answer:?}");
+                assert!(id & 0xffff_ffff < device.asked, "{answer:?}");
+                assert!(device.heard.insert(id), "twice: {answer:?}");
                 assert!([200, 401, 504].contains(&answer.code()), "{answer:?}");
             }
         }
-        heard
+        device.heard.len()
     }
 
     /// Hubs that the world has made since.
@@ -310,7 +316,7 @@ impl Simulation {
         }
     }
 
-    fn settle_down(&mut self) -> (u64, usize, usize) {
+    fn settle_down(&mut self) -> Totals {
         self.world.hub = Some((CBS_HUB_AUTO, Announces::default()));
         for _ in 0..12 {
             self.world.run();
@@ -321,11 +327,11 @@ impl Simulation {
             self.world.advance(seconds(3));
         }
         self.check();
-        let (mut asked, mut answered, mut complete) = (0, 0, 0);
+        let mut totals = Totals::default();
         for device in 0..self.devices.len() {
-            let heard = self.heard(device).len();
-            answered += heard;
-            asked += self.device(device).asked;
+            let heard = self.heard(device);
+            totals.answered += heard;
+            totals.asked += self.device(device).asked;
             let (peer, hears, is_steady) = {
                 let device = self.device(device);
                 (device.peer, device.hears, device.is_steady)
@@ -339,10 +345,10 @@ impl Simulation {
             }
             if links == [false, false] && is_steady {
                 assert_eq!(heard as u64, self.device(device).asked, "device {peer}");
-                complete += 1;
+                totals.complete += 1;
             }
         }
-        (asked, answered, complete)
+        totals
     }
 
     fn leave(&mut self) {

@@ -20,7 +20,6 @@ mod hostile;
 mod limits;
 mod limits_bytes;
 mod limits_cbs;
-mod peer;
 mod plain_runs;
 mod regressions_transfer;
 mod said;

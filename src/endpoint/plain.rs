@@ -22,8 +22,6 @@ pub struct PlainSource {
     pub channel: Channel,
     /// What the link's owner keeps with it.
     pub owner: u32,
-    /// So many frames may come before the peer must be told of a wider window.
-    pub room: u32,
 }
 
 /// A link on which we send.
@@ -54,13 +52,12 @@ impl Connection {
             .session(channel)
             .filter(|session| session.state != SessionState::EndSent)?;
         let link = session.link(session.local_handle(transfer.handle).ok()?)?;
-        if link.role == Role::Sender || link.is_receiving {
+        if link.role == Role::Sender || link.is_receiving || session.incoming.is_due() {
             return None;
         }
         Some(PlainSource {
             channel,
             owner: link.owner?,
-            room: session.incoming.frames_until_refresh(),
         })
     }
 

@@ -73,17 +73,17 @@ impl IncomingWindow {
         }
     }
 
-    /// So many frames may come before [`refresh`](Self::refresh) does something.
-    pub fn frames_until_refresh(&self) -> u32 {
-        self.remaining.saturating_sub(self.full() / 2)
+    /// Half of it is used: the peer is to be told of a wider one.
+    #[inline]
+    pub fn is_due(&self) -> bool {
+        self.remaining <= self.full() / 2
     }
 
     /// Opens the window again when half of it is used, `held` frames of ours being still on their way onwards.
     /// `true`: tell the peer.
     pub fn refresh(&mut self, held: u32) -> bool {
-        let full = self.full();
-        let wanted = full.saturating_sub(held);
-        if self.remaining > full / 2 || wanted <= self.remaining {
+        let wanted = self.full().saturating_sub(held);
+        if !self.is_due() || wanted <= self.remaining {
             return false;
         }
         self.remaining = wanted;

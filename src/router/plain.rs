@@ -20,7 +20,7 @@ impl Router {
         let entry = self.entry(key)?;
         let first = entry.connection.peek_plain(input)?;
         let source = entry.connection.plain_source(&first)?;
-        if source.room == 0 || self.is_draining() {
+        if self.is_draining() {
             return None;
         }
         let link = self.link_pairs.get_mut(index(source.owner))?;
@@ -40,7 +40,7 @@ impl Router {
             .get2_mut(key.index(), target.connection.index())?;
         let mut sink = to.connection.plain_target(target.channel, handle)?;
         let mut transfer = first;
-        let mut relayed = 0;
+        let mut relayed = 0u64;
         loop {
             if let Some(size) = &link.message_size
                 && !size.admits(&transfer)
@@ -49,13 +49,13 @@ impl Router {
             }
             let Some(id) = sink.send(&transfer) else { break };
             lane.map.push(transfer.delivery_id, id, transfer.is_settled);
-            if let Some(window) = from.connection.incoming_window(source.channel) {
-                window.receive(transfer.rest.len());
-            }
             *input = input.get(transfer.length..).unwrap_or_default();
             relayed += 1;
-            if relayed == source.room {
-                break;
+            if let Some(window) = from.connection.incoming_window(source.channel) {
+                window.receive(transfer.rest.len());
+                if window.is_due() {
+                    break;
+                }
             }
             match from.connection.peek_plain(input) {
                 Some(next) if (next.channel, next.handle) == (first.channel, first.handle) => {
@@ -67,7 +67,7 @@ impl Router {
         if relayed == 0 {
             return None;
         }
-        link.deliveries += u64::from(relayed);
+        link.deliveries += relayed;
         from.connection.refresh_window(source.channel, 0);
         self.wake(target.connection);
         if way == Way::Up {

@@ -302,11 +302,11 @@ proptest! {
         }
         prop_assert!(reader.is_empty());
         if loses_unsettled && after[4] != [0x40] {
-            // Some entries were saved: the first ones.
+            // The first ones were saved: all of them, where what was lost later has made the room.
             let (Ok(Value::Map(some)), Ok(Value::Map(all))) = (Value::decode(&after[4]), Value::decode(&before[4])) else {
                 panic!("no maps")
             };
-            prop_assert!(!some.is_empty() && some.len() < all.len() && all.starts_with(&some));
+            prop_assert!(!some.is_empty() && all.starts_with(&some));
             after[4] = vec![0x40];
         }
         prop_assert_eq!(after, expected);

@@ -45,15 +45,13 @@ use certificate::printable;
 use explain::Context;
 use verify::{NameCheck, ServerVerifier};
 
-use crate::endpoint::limits;
-
 /// An encrypted connection.
 pub type TlsStream = tokio_rustls::client::TlsStream<BufReader<TcpStream>>;
 
 /// What is read of the socket at once: rustls by itself asks for 4 KiB, a quarter of a record.
 const READ_AHEAD: usize = 64 * 1024;
-/// Encrypted bytes that may wait for the socket: a full outbox becomes records, and leaves, in one piece.
-const UNSENT: usize = limits::OUTBOX_HIGH + 64 * 1024;
+/// Bytes of one hub that may be encrypted and wait for the socket: a full outbox becomes records, and leaves, in one piece.
+const UNSENT: usize = 192 * 1024;
 
 /// A version of TLS that we speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::Failure;
 use super::cbs;
+use super::greeting::Greeting;
 use super::hub::{FOREVER, HubWork, Phase, Serving};
 use super::wire::{self, Fields, Frame, Input, MessageTemplate, Role, SessionFlow, Termini, WINDOW, room};
 
@@ -62,15 +63,6 @@ impl Session {
     }
 }
 
-/// Where a connection stands before the performatives begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Greeting {
-    Header,
-    Sasl,
-    AmqpHeader,
-    Done,
-}
-
 /// What one read brought, counted in one go: the counters are shared by all connections.
 #[derive(Debug, Default)]
 struct Taken {
@@ -120,7 +112,7 @@ impl HubConnection {
     pub(super) fn new(serving: Serving) -> Self {
         Self {
             serving,
-            greeting: Greeting::Header,
+            greeting: Greeting::default(),
             output: Vec::new(),
             sessions: Vec::new(),
             to_accept: Vec::new(),
@@ -173,13 +165,11 @@ impl HubConnection {
 
     /// Takes all whole frames of the input.
     pub(super) fn take(&mut self, input: &mut Input) -> Result<(), Failure> {
-        while self.greet(input) {}
-        while self.greeting == Greeting::Done {
-            let Some((frame, size)) = wire::read_frame(input.rest())? else {
-                break;
-            };
-            self.handle(frame)?;
-            input.consume(size);
+        if self.greeting.take(input, &mut self.output) {
+            while let Some((frame, size)) = wire::read_frame(input.rest())? {
+                self.handle(frame)?;
+                input.consume(size);
+            }
         }
         input.compact();
         self.accept_all();
@@ -199,42 +189,6 @@ impl HubConnection {
             if count > 0 {
                 counter.fetch_add(count, Ordering::Relaxed);
             }
-        }
-    }
-
-    /// Takes one protocol header or SASL frame, if all of it is there.
-    fn greet(&mut self, input: &mut Input) -> bool {
-        match self.greeting {
-            Greeting::Header | Greeting::AmqpHeader => {
-                let Some(header) = input.rest().first_chunk::<8>() else {
-                    return false;
-                };
-                self.output.extend_from_slice(header);
-                if *header == wire::SASL_HEADER {
-                    wire::FrameWriter::sasl(&mut self.output, wire::SASL_MECHANISMS)
-                        .symbol("ANONYMOUS")
-                        .finish();
-                    self.greeting = Greeting::Sasl;
-                } else {
-                    self.greeting = Greeting::Done;
-                }
-                input.consume(8);
-                true
-            }
-            Greeting::Sasl => {
-                let Ok(Some((frame, size))) = wire::read_frame(input.rest()) else {
-                    return false;
-                };
-                if frame.code == wire::SASL_INIT {
-                    wire::FrameWriter::sasl(&mut self.output, wire::SASL_OUTCOME)
-                        .ubyte(0)
-                        .finish();
-                    self.greeting = Greeting::AmqpHeader;
-                }
-                input.consume(size);
-                true
-            }
-            Greeting::Done => false,
         }
     }
 

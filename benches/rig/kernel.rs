@@ -4,6 +4,7 @@ use std::fs;
 
 use super::Failure;
 use super::daemon::Daemon;
+use super::process::number_behind;
 
 /// Memory in KiB.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,8 +30,8 @@ pub(crate) fn memory(daemon: &Daemon) -> Result<Memory, Failure> {
     let rollup = fs::read_to_string(daemon.proc("smaps_rollup"))?;
     Ok(Memory {
         resident: daemon.memory("VmRSS")?,
-        anonymous: field(&rollup, "Anonymous")?,
-        proportional: field(&rollup, "Pss")?,
+        anonymous: number_behind(&rollup, "Anonymous")?,
+        proportional: number_behind(&rollup, "Pss")?,
     })
 }
 
@@ -61,25 +62,11 @@ pub(crate) fn writable_files(daemon: &Daemon) -> Result<Vec<String>, Failure> {
 }
 
 pub(crate) fn activity(daemon: &Daemon) -> Result<Activity, Failure> {
-    let stored = field(&fs::read_to_string(daemon.proc("io"))?, "write_bytes")?;
+    let stored = number_behind(&fs::read_to_string(daemon.proc("io"))?, "write_bytes")?;
     let mut waits = 0;
     for task in fs::read_dir(daemon.proc("task"))? {
         let status = fs::read_to_string(task?.path().join("status"))?;
-        waits += field(&status, "voluntary_ctxt_switches")?;
+        waits += number_behind(&status, "voluntary_ctxt_switches")?;
     }
     Ok(Activity { stored, waits })
-}
-
-/// The number behind `name:`.
-fn field(text: &str, name: &str) -> Result<u64, Failure> {
-    text.lines()
-        .find_map(|line| {
-            line.strip_prefix(name)?
-                .strip_prefix(':')?
-                .split_whitespace()
-                .next()?
-                .parse()
-                .ok()
-        })
-        .ok_or_else(|| Failure::new(format!("no {name} in /proc")))
 }

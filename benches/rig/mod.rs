@@ -8,6 +8,7 @@ pub(crate) mod daemon;
 pub(crate) mod device;
 pub(crate) mod figures;
 pub(crate) mod gateway;
+pub(crate) mod greeting;
 pub(crate) mod hub;
 pub(crate) mod hub_connection;
 pub(crate) mod kernel;

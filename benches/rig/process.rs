@@ -19,8 +19,12 @@ pub(crate) fn cpu(pid: u32) -> Result<Duration, Failure> {
 /// Resident memory of a process in KiB: now (`VmRSS`) or at its highest (`VmHWM`).
 pub(crate) fn memory(pid: u32, name: &str) -> Result<u64, Failure> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    status
-        .lines()
+    number_behind(&status, name)
+}
+
+/// The number behind `name:` in a file of `/proc`.
+pub(crate) fn number_behind(text: &str, name: &str) -> Result<u64, Failure> {
+    text.lines()
         .find_map(|line| {
             line.strip_prefix(name)?
                 .strip_prefix(':')?

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Site;
 use super::ledger::{self, Way};
+use super::rig::greeting::Greeting;
 use super::rig::wire::{self, Fields, Frame, Input, Role, SessionFlow, Termini, WINDOW, room};
 use super::rig::{Failure, cbs};
 
@@ -74,14 +75,6 @@ impl LinkNode {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Greeting {
-    Header,
-    Sasl,
-    AmqpHeader,
-    Done,
-}
-
 /// What the hub knows of a connection.
 pub(crate) struct Connection {
     site: Arc<Site>,
@@ -108,7 +101,7 @@ impl Connection {
     pub(crate) fn new(site: Arc<Site>) -> Self {
         Self {
             site,
-            greeting: Greeting::Header,
+            greeting: Greeting::default(),
             output: Vec::new(),
             sessions: HashMap::new(),
             links: HashMap::new(),
@@ -118,13 +111,11 @@ impl Connection {
 
     /// Takes all whole frames of the input.
     pub(crate) fn take(&mut self, input: &mut Input) -> Result<(), Failure> {
-        while self.greet(input) {}
-        while self.greeting == Greeting::Done {
-            let Some((frame, size)) = wire::read_frame(input.rest())? else {
-                break;
-            };
-            self.handle(frame)?;
-            input.consume(size);
+        if self.greeting.take(input, &mut self.output) {
+            while let Some((frame, size)) = wire::read_frame(input.rest())? {
+                self.handle(frame)?;
+                input.consume(size);
+            }
         }
         input.compact();
         for (channel, session) in &mut self.sessions {
@@ -133,41 +124,6 @@ impl Connection {
             }
         }
         Ok(())
-    }
-
-    /// Takes one protocol header or SASL frame, if all of it is there.
-    fn greet(&mut self, input: &mut Input) -> bool {
-        match self.greeting {
-            Greeting::Header | Greeting::AmqpHeader => {
-                let Some(header) = input.rest().first_chunk::<8>() else {
-                    return false;
-                };
-                self.output.extend_from_slice(header);
-                self.greeting = Greeting::Done;
-                if *header == wire::SASL_HEADER {
-                    wire::FrameWriter::sasl(&mut self.output, wire::SASL_MECHANISMS)
-                        .symbol("ANONYMOUS")
-                        .finish();
-                    self.greeting = Greeting::Sasl;
-                }
-                input.consume(8);
-                true
-            }
-            Greeting::Sasl => {
-                let Ok(Some((frame, size))) = wire::read_frame(input.rest()) else {
-                    return false;
-                };
-                if frame.code == wire::SASL_INIT {
-                    wire::FrameWriter::sasl(&mut self.output, wire::SASL_OUTCOME)
-                        .ubyte(0)
-                        .finish();
-                    self.greeting = Greeting::AmqpHeader;
-                }
-                input.consume(size);
-                true
-            }
-            Greeting::Done => false,
-        }
     }
 
     fn handle(&mut self, frame: Frame<'_>) -> Result<(), Failure> {

@@ -26,6 +26,7 @@ async fn waste_time(address: SocketAddr, number: usize) -> Result<(), Failure> {
             _ => {
                 for byte in ENDLESS.iter().chain(std::iter::repeat(&0)) {
                     writer.write_all(&[*byte]).await?;
+                    // Nothing is waited for: slowness is the attack.
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }

@@ -6,8 +6,8 @@ use linkrouterd::amqp::value::Value;
 use linkrouterd::router::settings::ListenerId;
 
 use super::Simulation;
-use super::promises::live_links;
-use super::setup::{Temper, announces, auto};
+use super::promises::{is_live, live_links};
+use super::setup::{Temper, announces};
 use crate::peer::{Announces, Auto, Kind, Link};
 use crate::wire;
 use crate::world::{DEVICE_AUTO, HUB_AUTO, PeerId};
@@ -23,7 +23,7 @@ impl Simulation {
     pub(super) fn draw_hub(&mut self) {
         let is_steady = self.setup.temper == Temper::Steady;
         let hub = (
-            auto(&mut self.random, HUB_AUTO, is_steady),
+            self.setup.auto(&mut self.random, HUB_AUTO, is_steady),
             announces(&mut self.random, self.setup.is_heavy),
         );
         if self.setup.hubs_come_and_go && self.random.one_in(6) {
@@ -136,7 +136,7 @@ impl Simulation {
     pub(super) fn connect(&mut self) {
         self.next_device += 1;
         let (auto, announces) = (
-            auto(&mut self.random, DEVICE_AUTO, false),
+            self.setup.auto(&mut self.random, DEVICE_AUTO, false),
             announces(&mut self.random, self.setup.is_heavy),
         );
         // Some devices share their container-id.
@@ -343,6 +343,24 @@ impl Simulation {
                 self.world.peer(id).push_out(channel);
             } else if self.world.peer(id).link(channel, handle).credit < credit {
                 self.world.peer(id).grant(channel, handle, credit);
+            }
+        }
+    }
+
+    /// Opens session windows again that have been used up, of those who do not do so by themselves.
+    pub(super) fn open_windows(&mut self) {
+        for id in self.alive() {
+            if !self.is_talking(id) {
+                continue;
+            }
+            let peer = self.world.peer(id);
+            let channels: Vec<u16> = peer.sessions.keys().copied().collect();
+            for channel in channels {
+                let session = peer.session(channel);
+                if is_live(session) && session.remote.is_some() && session.incoming_window == 0 {
+                    let window = peer.announces.window;
+                    peer.widen(channel, window);
+                }
             }
         }
     }

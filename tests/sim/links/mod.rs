@@ -18,9 +18,10 @@ mod setup;
 use std::time::Duration;
 
 use linkrouterd::amqp::value::Value;
+use linkrouterd::endpoint::limits;
 use linkrouterd::router::Snapshot;
 
-use crate::peer::Kind;
+use crate::peer::{Auto, Kind};
 use crate::schedules;
 use crate::world::{HUB_AUTO, PeerId, Random, World};
 use ledger::Ledger;
@@ -65,6 +66,8 @@ pub(crate) struct Totals {
     resumable: usize,
     offences: usize,
     half_open: usize,
+    /// Schedules at the end of which somebody is half open whom much waits for.
+    deaf: usize,
     stops: usize,
     /// Most bytes of devices that have waited for hubs in one schedule.
     parked: usize,
@@ -85,6 +88,7 @@ impl std::ops::AddAssign for Totals {
         self.resumable += other.resumable;
         self.offences += other.offences;
         self.half_open += other.half_open;
+        self.deaf += other.deaf;
         self.stops += other.stops;
         self.parked = self.parked.max(other.parked);
         self.undisturbed += other.undisturbed;
@@ -143,6 +147,7 @@ pub(crate) fn run(seed: u64) -> Totals {
         simulation.draw_hub();
         simulation.bystander_speaks();
         simulation.act();
+        simulation.open_windows();
         let is_at_rest = simulation.some_turns();
         simulation.check(is_at_rest);
     }
@@ -241,8 +246,15 @@ impl Simulation {
             .world
             .hub
             .unwrap_or((HUB_AUTO, crate::peer::Announces::default()));
-        self.world.hub = Some(hub);
+        self.world.hub = Some((
+            Auto {
+                window: true,
+                ..hub.0
+            },
+            hub.1,
+        ));
         for id in 0..self.world.peers.len() {
+            self.world.peer(id).auto.window = true;
             if !self.conduct(id).is_half_open {
                 self.world.set_reads(id, true);
                 self.world.set_speaks(id, true);
@@ -251,6 +263,7 @@ impl Simulation {
             }
         }
         self.world.run();
+        self.open_windows();
         for _ in 0..3 {
             for id in 0..self.world.peers.len() {
                 if self.world.is_alive(id) && self.is_talking(id) {
@@ -261,7 +274,10 @@ impl Simulation {
         }
         // Attaches that wait for a redial, back-off, and detaches that nobody answers; and silence that has an end.
         self.advance(Duration::from_secs(45));
-        self.world.run();
+        if self.somebody_is_deaf() {
+            self.totals.deaf += 1;
+            self.advance(limits::TAKE_TIMEOUT);
+        }
         self.check_silence();
         self.world.run();
     }

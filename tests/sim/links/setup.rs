@@ -30,6 +30,8 @@ pub(super) struct Setup {
     pub(super) is_heavy: bool,
     /// Whoever is silent for long is gone.
     pub(super) has_deadlines: bool,
+    /// Whoever may be careless opens its session windows late: not before all is used up.
+    pub(super) opens_late: bool,
     /// Hubs are away for some time; dials are then answered late, in any order, or fail.
     pub(super) hubs_come_and_go: bool,
 }
@@ -63,7 +65,22 @@ impl Setup {
             has_choice,
             is_heavy: random.one_in(12),
             has_deadlines,
+            opens_late: seed % 4 == 1,
             hubs_come_and_go: temper != Temper::Steady && random.one_in(3),
+        }
+    }
+
+    /// What a peer does by itself. One that is not `dutiful` leaves something unanswered now and then.
+    pub(super) fn auto(&self, random: &mut Random, base: Auto, dutiful: bool) -> Auto {
+        let mut answers = |usually: bool| usually && (dutiful || !random.one_in(12));
+        Auto {
+            attach: answers(base.attach),
+            detach: answers(base.detach),
+            end: answers(base.end),
+            window: dutiful || !self.opens_late,
+            credit: *[1, 3, 50].get(random.below(3)).expect("one"),
+            accept: random.one_in(2),
+            ..base
         }
     }
 }
@@ -137,18 +154,5 @@ pub(super) fn announces(random: &mut Random, is_heavy: bool) -> Announces {
         first_transfer_id: first,
         first_delivery_id: first.wrapping_add(u32::try_from(random.below(3)).expect("small")),
         ..Announces::default()
-    }
-}
-
-/// What a peer does by itself. One that is not `dutiful` leaves something unanswered now and then.
-pub(super) fn auto(random: &mut Random, base: Auto, dutiful: bool) -> Auto {
-    let mut answers = |usually: bool| usually && (dutiful || !random.one_in(12));
-    Auto {
-        attach: answers(base.attach),
-        detach: answers(base.detach),
-        end: answers(base.end),
-        credit: *[1, 3, 50].get(random.below(3)).expect("one"),
-        accept: random.one_in(2),
-        ..base
     }
 }

@@ -116,7 +116,7 @@ pub(crate) struct Session {
     /// Frames that the router lets us send.
     pub(crate) outgoing_window: u32,
     next_incoming: Option<u32>,
-    incoming_window: u32,
+    pub(crate) incoming_window: u32,
     pub(crate) next_delivery: u32,
     expected_delivery: Option<u32>,
     pub(crate) links: BTreeMap<u32, Link>,

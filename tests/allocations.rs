@@ -78,6 +78,31 @@ fn a_transfer_to_the_hub_allocates_nothing() {
     }
 }
 
+/// Settled messages, which no disposition comes back for.
+#[test]
+fn a_settled_transfer_allocates_nothing() {
+    for (devices, each, size) in [(1, 200, 256), (20, 10, 256), (5, 1, 65_536)] {
+        let mut up = gateway(HubWork::Receive, devices).expect("a gateway");
+        let template = up.template(size).settled();
+        let mut down = gateway(HubWork::SendSettled(size), devices).expect("a gateway");
+        for round in 0..FIRST_ROUNDS + ROUNDS {
+            if round == FIRST_ROUNDS {
+                (up.meter.0, down.meter.0) = (0, 0);
+            }
+            up.send_up(&template, each).expect("a round");
+            down.send_down().expect("a round");
+        }
+        let all = (devices * each * (FIRST_ROUNDS + ROUNDS)) as u64;
+        assert_eq!(up.delivered(), all, "of {size} bytes from {devices} devices");
+        assert!(down.done().1 > 0, "nothing was relayed");
+        assert_eq!(
+            (up.meter.0, down.meter.0),
+            (0, 0),
+            "allocations for messages of {size} bytes, {devices} devices"
+        );
+    }
+}
+
 /// Unsettled messages down, each of which a disposition goes back for.
 #[test]
 fn a_transfer_to_a_device_allocates_nothing() {

@@ -137,6 +137,7 @@ impl DeviceState {
         self.next_delivery = self.next_delivery.wrapping_add(1);
         self.next_outgoing = self.next_outgoing.wrapping_add(template.frames());
         self.tally.sent += 1;
+        self.tally.settled += u64::from(template.is_settled());
         self.in_flight.extend(since);
     }
 
@@ -185,13 +186,16 @@ impl DeviceState {
     fn on_transfer(&mut self, mut fields: Fields<'_>) {
         fields.skip(1);
         let id = fields.uint();
-        fields.skip(3);
+        fields.skip(2);
+        let is_settled = fields.bool() == Some(true);
         let more = fields.bool() == Some(true);
         self.next_incoming = self.next_incoming.wrapping_add(1);
         self.since_flow += 1;
         let next = self.to_accept.map(|(_, last)| last.wrapping_add(1));
         if !more && let Some(id) = id.or(next) {
-            self.to_accept = Some((self.to_accept.map_or(id, |(first, _)| first), id));
+            if !is_settled {
+                self.to_accept = Some((self.to_accept.map_or(id, |(first, _)| first), id));
+            }
             self.delivery_count = self.delivery_count.wrapping_add(1);
             self.since_credit += 1;
             self.tally.received += 1;

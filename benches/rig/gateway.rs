@@ -81,7 +81,7 @@ impl<M: Meter> Gateway<M> {
     pub(crate) fn connect(&mut self, count: usize) -> Result<(), Failure> {
         let role = match self.work {
             HubWork::Receive => Role::Sender,
-            HubWork::Send(_) => Role::Receiver,
+            HubWork::Send(_) | HubWork::SendSettled(_) => Role::Receiver,
         };
         for _ in 0..count {
             let number = self.devices.len();
@@ -116,6 +116,11 @@ impl<M: Meter> Gateway<M> {
     /// A message that devices can send.
     pub(crate) fn template(&self, size: usize) -> MessageTemplate {
         self.devices[0].state.template(size)
+    }
+
+    /// Deliveries that have come whole to the hub.
+    pub(crate) fn delivered(&self) -> u64 {
+        self.hub.as_ref().map_or(0, |(_, hub)| hub.delivered())
     }
 
     /// What devices and hub have done: deliveries that were sent and settled, and received.

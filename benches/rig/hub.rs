@@ -26,6 +26,8 @@ pub(crate) enum HubWork {
     Receive,
     /// Send messages of this size while [`Phase::SendingUntil`] lasts, then detach.
     Send(usize),
+    /// The same, settled.
+    SendSettled(usize),
 }
 
 /// How the hub is reached.

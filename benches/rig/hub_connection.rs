@@ -177,6 +177,11 @@ impl HubConnection {
         Ok(())
     }
 
+    /// Deliveries that have come whole, on all connections.
+    pub(super) fn delivered(&self) -> u64 {
+        self.serving.counters.deliveries.load(Ordering::Relaxed)
+    }
+
     fn count(&mut self) {
         let taken = std::mem::take(&mut self.taken);
         let counters = &self.serving.counters;
@@ -267,9 +272,13 @@ impl HubConnection {
             (Role::Receiver, _) => {
                 wire::flow(&mut self.output, channel, next, Some((handle, 0, CREDIT)));
             }
-            (Role::Sender, HubWork::Send(size)) => {
+            (Role::Sender, HubWork::Send(size) | HubWork::SendSettled(size)) => {
                 // Small enough for any daemon: what a peer must take at least is far below its default.
-                link.template = Some(MessageTemplate::new(channel, handle, size, MAX_FRAME / 4));
+                let template = MessageTemplate::new(channel, handle, size, MAX_FRAME / 4);
+                link.template = Some(match self.serving.work {
+                    HubWork::SendSettled(_) => template.settled(),
+                    HubWork::Send(_) | HubWork::Receive => template,
+                });
                 self.senders.push((channel, handle));
             }
             (Role::Sender, HubWork::Receive) => {}
@@ -299,7 +308,8 @@ impl HubConnection {
             .uint()
             .ok_or_else(|| Failure::new("a transfer without a handle"))?;
         let id = fields.uint();
-        fields.skip(3);
+        fields.skip(2);
+        let is_settled = fields.bool() == Some(true);
         let more = fields.bool() == Some(true);
         self.taken.frames += 1;
         self.taken.payload_bytes += payload.len() as u64;
@@ -320,10 +330,12 @@ impl HubConnection {
                 self.serving.counters.fault(fault);
             }
             session.next_delivery = Some(id.wrapping_add(1));
-            if session.to_accept.is_none() {
-                self.to_accept.push(channel);
+            if !is_settled {
+                if session.to_accept.is_none() {
+                    self.to_accept.push(channel);
+                }
+                session.to_accept = Some((session.to_accept.map_or(id, |(first, _)| first), id));
             }
-            session.to_accept = Some((session.to_accept.map_or(id, |(first, _)| first), id));
             let link = session.link(handle).ok_or_else(|| Failure::new("no such link"))?;
             link.delivery_count = link.delivery_count.wrapping_add(1);
             link.since_flow += 1;

@@ -17,6 +17,9 @@ pub(crate) const CLOSE: u8 = 0x18;
 pub(crate) const SASL_MECHANISMS: u8 = 0x40;
 pub(crate) const SASL_INIT: u8 = 0x41;
 pub(crate) const SASL_OUTCOME: u8 = 0x44;
+/// The booleans that are a byte.
+const TRUE: u8 = 0x41;
+const FALSE: u8 = 0x42;
 /// Stands for a frame without a performative: a heartbeat.
 pub(crate) const EMPTY: u8 = 0;
 
@@ -72,7 +75,7 @@ impl<'a> FrameWriter<'a> {
     }
 
     pub(crate) fn bool(self, value: bool) -> Self {
-        self.raw(&[if value { 0x41 } else { 0x42 }])
+        self.raw(&[if value { TRUE } else { FALSE }])
     }
 
     pub(crate) fn ubyte(self, value: u8) -> Self {
@@ -293,6 +296,7 @@ pub(crate) struct MessageTemplate {
     bytes: Vec<u8>,
     ids: Vec<usize>,
     frames: u32,
+    is_settled: bool,
 }
 
 impl MessageTemplate {
@@ -323,7 +327,26 @@ impl MessageTemplate {
             frames += 1;
             rest = more;
         }
-        Self { bytes, ids, frames }
+        Self {
+            bytes,
+            ids,
+            frames,
+            is_settled: false,
+        }
+    }
+
+    /// The same, sent settled.
+    pub(crate) fn settled(mut self) -> Self {
+        // In each frame the field is behind the tag and an absent message format.
+        for tag in self.ids.iter().skip(1).step_by(2) {
+            self.bytes[tag + 4 + 1] = TRUE;
+        }
+        self.is_settled = true;
+        self
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.is_settled
     }
 
     /// Session window that one message takes.
@@ -452,8 +475,8 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn bool(&mut self) -> Option<bool> {
         match self.encoded()? {
-            [0x41] | [0x56, 1] => Some(true),
-            [0x42] | [0x56, 0] => Some(false),
+            [TRUE] | [0x56, 1] => Some(true),
+            [FALSE] | [0x56, 0] => Some(false),
             _ => None,
         }
     }

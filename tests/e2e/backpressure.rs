@@ -10,8 +10,8 @@ use crate::support::iot_hub::Order;
 use crate::support::raw::{self, RawDevice};
 use crate::support::sas::Key;
 use crate::support::{Failure, bounded, device, ensure, ensure_eq, message};
-use fe2o3_amqp::types::definitions::{Handle, Role};
-use fe2o3_amqp::types::performatives::{Flow, Performative};
+use fe2o3_amqp::types::definitions::Role;
+use fe2o3_amqp::types::performatives::Performative;
 
 const DEVICES: usize = 100;
 const MESSAGES: u32 = 600;
@@ -90,21 +90,8 @@ async fn memory_stays_bounded_when_the_hub_stops_reading() -> Result<(), Failure
         let open = raw::open(&container, 65_536);
         let mut device = RawDevice::begin(daemon.address(), open, raw::begin(0)).await?;
         let address = format!("/devices/{container}/messages/events");
-        device.send(Performative::Attach(raw::attach(
-            "send-link",
-            0,
-            Role::Sender,
-            &address,
-        )))?;
-        let credit = |performative| match performative {
-            Performative::Flow(Flow {
-                handle: Some(Handle(0)),
-                link_credit,
-                ..
-            }) => link_credit,
-            _ => None,
-        };
-        ensure_eq("the credit", device.expect("credit", credit).await?, 1_000)?;
+        let credit = device.attach_sender("send-link", 0, &address).await?;
+        ensure_eq("the credit", credit, 1_000)?;
         devices.push(device);
     }
     gateway.hub.order(&Order::StopReading);

@@ -8,33 +8,13 @@ use crate::support::gateway::{BROKER_ROUTES, Gateway};
 use crate::support::iot_hub::{IotHub, Observed};
 use crate::support::raw::{self, RawDevice};
 use crate::support::{Failure, bounded, ensure, ensure_eq};
-use fe2o3_amqp::types::definitions::{Fields, Handle, Role};
-use fe2o3_amqp::types::performatives::{Detach, Flow, Performative};
+use fe2o3_amqp::types::definitions::{Fields, Role};
+use fe2o3_amqp::types::performatives::{Detach, Performative};
 use fe2o3_amqp::types::primitives::{OrderedMap, Symbol, Value};
 
 async fn device(daemon: &Daemon, max_frame_size: u32) -> Result<RawDevice, Failure> {
     let open = raw::open("device", max_frame_size);
     RawDevice::begin(daemon.address(), open, raw::begin(0)).await
-}
-
-/// Attaches a sender and waits until the hub gives it credit.
-async fn attach(device: &mut RawDevice, handle: u32, address: &str) -> Result<(), Failure> {
-    let name = format!("up-{handle}");
-    device.send(Performative::Attach(raw::attach(
-        &name,
-        handle,
-        Role::Sender,
-        address,
-    )))?;
-    let credit = |performative| match performative {
-        Performative::Flow(Flow {
-            handle: Some(Handle(_)),
-            link_credit,
-            ..
-        }) => link_credit,
-        _ => None,
-    };
-    device.expect("credit", credit).await.map(drop)
 }
 
 /// The list as qdrouterd writes it, with a host that cannot be in it (defect D30 of qdrouterd).
@@ -94,11 +74,11 @@ async fn fails_over(
 ) -> Result<(), Failure> {
     let daemon = Daemon::start(text, &authority.pem()).await?;
     let mut device = device(&daemon, 65_536).await?;
-    attach(&mut device, 0, "sink/accept/one").await?;
+    device.attach_sender("up-0", 0, "sink/accept/one").await?;
     first.stop().await?;
     let detached = |performative| matches!(performative, Performative::Detach(Detach { .. })).then_some(());
     device.expect("the loss", detached).await?;
-    attach(&mut device, 1, "sink/accept/two").await?;
+    device.attach_sender("up-1", 1, "sink/accept/two").await?;
     let opened = |seen: &crate::support::broker::Seen| {
         matches!(seen, crate::support::broker::Seen::Opened(_)).then_some(())
     };

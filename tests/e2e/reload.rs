@@ -13,28 +13,8 @@ use fe2o3_amqp::types::performatives::{Detach, Flow, Performative};
 /// A device with a sender that has credit (handle 0).
 async fn sending_device(daemon: &Daemon, address: &str) -> Result<RawDevice, Failure> {
     let mut device = RawDevice::begin(daemon.address(), raw::open("device", 65_536), raw::begin(0)).await?;
-    attach(&mut device, 0, address).await?;
+    device.attach_sender("up-0", 0, address).await?;
     Ok(device)
-}
-
-/// Attaches a sender and waits for its credit.
-async fn attach(device: &mut RawDevice, handle: u32, address: &str) -> Result<(), Failure> {
-    let name = format!("up-{handle}");
-    device.send(Performative::Attach(raw::attach(
-        &name,
-        handle,
-        Role::Sender,
-        address,
-    )))?;
-    let credit = |performative| match performative {
-        Performative::Flow(Flow {
-            handle: Some(_),
-            link_credit,
-            ..
-        }) => link_credit,
-        _ => None,
-    };
-    device.expect("credit", credit).await.map(drop)
 }
 
 /// Waits for the detach of a link of the device; gives its error's text.
@@ -121,7 +101,7 @@ async fn a_bad_file_changes_nothing_and_says_where() -> Result<(), Failure> {
         daemon.log().find(&what, found).await?;
     }
     // All goes on as before, and the next good file is taken.
-    attach(&mut device, 1, "sink/accept/worse").await?;
+    device.attach_sender("up-1", 1, "sink/accept/worse").await?;
     daemon.reload(&good).await?;
     let summary = daemon.reloaded(bad.len() + 1).await?;
     ensure(summary.contains("1 unchanged, 0 changed"), || summary.clone())?;
@@ -148,7 +128,7 @@ async fn routes_and_log_levels_count_at_once() -> Result<(), Failure> {
     ensure_eq("traces before", daemon.log().select(traced).len(), 0)?;
     daemon.reload(&config(port(&gateway.hub), &["other/"])).await?;
     daemon.reloaded(1).await?;
-    attach(&mut device, 2, "other/a").await?;
+    device.attach_sender("up-2", 2, "other/a").await?;
     daemon.log().find("a trace", traced).await?;
     daemon
         .logged("Link Route Deactivated 'linkRoute/0' on connection IOTHUB")
@@ -184,7 +164,7 @@ async fn a_changed_connector_is_dialed_anew_and_devices_are_told_why() -> Result
     ensure(summary.contains("0 unchanged, 1 changed"), || summary.clone())?;
     let why = detached(&mut device).await?;
     ensure(why.contains("its configuration changed"), || why.clone())?;
-    attach(&mut device, 1, "sink/accept/second").await?;
+    device.attach_sender("up-1", 1, "sink/accept/second").await?;
     let payload = message::encode(&message::data(numbered(3, 10)));
     device.transfer(raw::transfer(1, 0, b"t"), &payload)?;
     other.messages("sink/accept/second", 1).await?;

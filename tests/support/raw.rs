@@ -60,6 +60,25 @@ impl RawDevice {
         Ok(self.writer.send(0, &performative, &[])?)
     }
 
+    /// Attaches a sender on channel 0, and waits until it has credit.
+    pub(crate) async fn attach_sender(
+        &mut self,
+        name: &str,
+        handle: u32,
+        address: &str,
+    ) -> Result<u32, Failure> {
+        self.send(Performative::Attach(attach(name, handle, Role::Sender, address)))?;
+        let credit = |performative| match performative {
+            Performative::Flow(Flow {
+                handle: Some(_),
+                link_credit,
+                ..
+            }) => link_credit,
+            _ => None,
+        };
+        self.expect("credit", credit).await
+    }
+
     /// Sends a transfer on channel 0.
     pub(crate) fn transfer(&self, transfer: Transfer, payload: &[u8]) -> Result<(), Failure> {
         Ok(self.writer.send(0, &Performative::Transfer(transfer), payload)?)

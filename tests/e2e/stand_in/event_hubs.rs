@@ -141,17 +141,7 @@ async fn event_hub_takes_plain_with_the_key_of_a_policy() -> Result<(), Failure>
         }))?;
         peer.send(Performative::Begin(raw::begin(0)))?;
         peer.expect_header().await?;
-        peer.send(Performative::Attach(raw::attach(
-            "events",
-            0,
-            Role::Sender,
-            "meters",
-        )))?;
-        let is_credit = |frame| match frame {
-            Performative::Flow(flow) => flow.link_credit,
-            _ => None,
-        };
-        let credit = peer.expect("credit", is_credit).await?;
+        let credit = peer.attach_sender("events", 0, "meters").await?;
         ensure(credit > 0, || "no credit".to_owned())?;
         peer.die();
     }

@@ -142,6 +142,10 @@ pub const CBS_BYTES_TOTAL: usize = 8 * 1024 * 1024;
 /// is forgotten here, and what it authorises is refused.
 pub const DEVICE_TOKENS: usize = 1000;
 
+/// Bytes of those tokens, with what they are for: a thousand of Entra, and those of IoT Hub are a tenth as long. Beyond
+/// it: as above.
+pub const DEVICE_TOKEN_BYTES: usize = 4 * 1024 * 1024;
+
 // ---- time ------------------------------------------------------------------------------------------------------------
 
 /// From the name look-up to the hub's open: several times what a handshake over a bad mobile link takes. Beyond it: the

@@ -3,6 +3,7 @@
 
 use linkrouterd::amqp::message::Body;
 use linkrouterd::amqp::value::Value;
+use linkrouterd::endpoint::limits;
 use linkrouterd::router::settings::{
     CbsMode, Destination, Direction, Matcher, RouteSettings, RouterSettings,
 };
@@ -472,13 +473,51 @@ fn three_tokens_of_one_device_connection_open_three_devices() {
     );
 }
 
-#[test]
-fn a_device_has_no_more_than_a_thousand_tokens() {
+/// A world whose hub takes more tokens than a device may have.
+fn generous_world() -> World {
     let mut settings = cbs_settings();
     for connector in &mut settings.connectors {
         connector.sharing.max_tokens = 5000;
     }
-    let mut world = cbs_world(settings);
+    cbs_world(settings)
+}
+
+/// With tokens of 8 KiB each, these and what they are for are the limit.
+#[test]
+fn the_tokens_of_a_device_take_no_more_bytes_than_they_may() {
+    const SIZE: usize = 8192;
+    let number = limits::DEVICE_TOKEN_BYTES / SIZE;
+    let device_id = |number: usize| format!("d{number:04}");
+    let others = SAS.len() + 2 * audience(&device_id(0)).len();
+    let put = |device: &str, size: usize| {
+        let short = token(device);
+        let (resource, end) = short.split_once("&se=").expect("an end");
+        let padding = "A".repeat(size - others - short.len());
+        let body = Body::Value(string(&format!("{resource}{padding}&se={end}")));
+        request(string("1"), "put-token", SAS, &audience(device), body)
+    };
+    for excess in [0, 1] {
+        let mut world = generous_world();
+        let device = CbsDevice::new(&mut world, "many");
+        let mut hub = CbsHub::new(&world);
+        for number in 0..number {
+            let size = SIZE + if number == 1 { excess } else { 0 };
+            world.peer(device.peer).grant(0, HEARS, 100);
+            device.ask(&mut world, &put(&device_id(number), size));
+            assert_eq!(hub.accept_all(&mut world), 1);
+        }
+        let mut opens = |handle: u32, number: usize| {
+            let address = format!("devices/{}/messages/events", device_id(number));
+            attach(&mut world, device.peer, 0, handle, &address).is_none()
+        };
+        assert_eq!(opens(10, 0), excess == 0, "the oldest of {number}");
+        assert!(opens(11, 1) && opens(12, number - 1));
+    }
+}
+
+#[test]
+fn a_device_has_no_more_than_a_thousand_tokens() {
+    let mut world = generous_world();
     let device = CbsDevice::new(&mut world, "many");
     let mut hub = CbsHub::new(&world);
     for first in (0..1001).step_by(13) {

@@ -83,6 +83,18 @@ pub(in crate::router) fn is_cbs(address: &str) -> bool {
     tokens.next().is_some_and(|first| first.eq_ignore_ascii_case(CBS))
 }
 
+/// Forgets the oldest, until there is room for one more of `size` bytes.
+fn make_room(grants: &mut Vec<Grant>, size: usize) {
+    let (mut count, mut bytes) = (1, size);
+    let is_within = |grant: &&Grant| {
+        count += 1;
+        bytes += grant.claim.size();
+        count <= limits::DEVICE_TOKENS && bytes <= limits::DEVICE_TOKEN_BYTES
+    };
+    let kept = grants.iter().rev().take_while(is_within).count();
+    grants.drain(..grants.len() - kept);
+}
+
 impl Router {
     /// The hub has accepted a token.
     pub(super) fn grant(
@@ -108,9 +120,7 @@ impl Router {
             let is_same = grant.pool == pool && grant.claim.resource == claim.resource;
             !(is_same || grant.is_forgotten(now))
         });
-        if desk.grants.len() >= limits::DEVICE_TOKENS {
-            desk.grants.remove(0);
-        }
+        make_room(&mut desk.grants, claim.size());
         let audience = excerpt(&claim.audience);
         match ends {
             Some(ends) => tracing::info!(

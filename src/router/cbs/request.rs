@@ -56,6 +56,11 @@ impl Claim {
         (is_signed || identity_of(address).is_none()) && self.resource.covers(address)
     }
 
+    /// Bytes of its texts. What it is for is in the resource once more.
+    pub(super) fn size(&self) -> usize {
+        self.token.expose().len() + self.kind.len() + 2 * self.audience.len()
+    }
+
     /// The request that puts it.
     pub(super) fn put(&self) -> Message {
         let text = |text: &str| Value::String(text.to_owned());

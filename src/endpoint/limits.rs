@@ -163,11 +163,6 @@ pub const ATTACH_TIMEOUT: Duration = Duration::from_secs(15);
 /// SDKs wait 60 s for the answer to an attach. Beyond it: refused with `amqp:link:detach-forced`.
 pub const PACED_ATTACH_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a device may take nothing of what waits for it, as long as the system waits for one that acknowledges nothing.
-/// Who is not read because of that is not heard either, so its idle time-out says nothing. Beyond it: closed with
-/// `amqp:resource-limit-exceeded`.
-pub const TAKE_TIMEOUT: Duration = Duration::from_secs(120);
-
 /// How long the answer to a detach may take, and how long a detach waits behind what was sent before it when nothing of
 /// that moves. Then the side that detached is answered by the router, with `amqp:link:detach-forced`. What a device that
 /// has gone had sent is dropped when nothing of it moves for so long.

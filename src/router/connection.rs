@@ -287,8 +287,7 @@ impl Router {
         else {
             return;
         };
-        let deadlines = [entry.connection.next_deadline(), entry.taking_deadline()];
-        let deadline = deadlines.into_iter().flatten().min();
+        let deadline = entry.connection.next_deadline();
         self.timers
             .arm(Owner::Connection(key), &mut entry.scheduled, deadline);
     }
@@ -300,7 +299,6 @@ impl Router {
             entry.connection.excuse_silence(now);
         }
         let outcome = entry.connection.on_timeout(now);
-        let outcome = outcome.and_then(|()| entry.check_taking(now));
         if !entry.connection.outbox().is_empty() || entry.connection.is_over() {
             self.wake(key);
         }

@@ -6,9 +6,8 @@
 //! do not read hold too much together, the one that holds most is closed.
 
 use std::collections::VecDeque;
-use std::time::Instant;
 
-use super::connection::{Entry, Kind, index};
+use super::connection::{Kind, index};
 use super::pair::{Leg, Parked, ParkedKind, Way};
 use super::{ConnectionKey, Router};
 use crate::endpoint::ConnectionError;
@@ -31,8 +30,6 @@ pub(super) struct Gate {
     is_paused: bool,
     /// On some connection's list of readers.
     is_listed: bool,
-    /// Since when a device has taken nothing of what waits for it.
-    left_since: Option<Instant>,
 }
 
 impl Gate {
@@ -42,38 +39,6 @@ impl Gate {
 
     pub(super) const fn held(&self) -> usize {
         self.held
-    }
-}
-
-impl Entry {
-    /// The transport has taken something. If this is a device, and leaves the rest, it has its time for that from now on.
-    pub(super) fn note_left(&mut self, now: Instant) {
-        let is_left = !self.connection.outbox().is_empty() && matches!(self.kind, Kind::Device(_));
-        self.gate.left_since = is_left.then_some(now);
-    }
-
-    /// When a device must have taken something.
-    pub(super) fn taking_deadline(&self) -> Option<Instant> {
-        let since = self.gate.left_since.filter(|_| !self.connection.is_over())?;
-        Some(since + limits::TAKE_TIMEOUT)
-    }
-
-    /// Looks whether a device takes what waits for it.
-    ///
-    /// # Errors
-    /// It has taken nothing in its time; [`fail`](Connection::fail) the connection.
-    pub(super) fn check_taking(&mut self, now: Instant) -> Result<(), ConnectionError> {
-        match self.taking_deadline() {
-            Some(deadline) if deadline <= now => {
-                Err(ConnectionError::NotReading(self.connection.outbox().len()))
-            }
-            Some(_) => Ok(()),
-            // What has come since the transport took all may still be on its way, or the transport may be full.
-            None => {
-                self.note_left(now);
-                Ok(())
-            }
-        }
     }
 }
 

@@ -382,10 +382,6 @@ impl Router {
     pub fn transmitted(&mut self, key: ConnectionKey, count: usize, now: Instant) {
         let Some(entry) = self.entry_mut(key) else { return };
         entry.connection.transmitted(count, now);
-        entry.note_left(now);
-        if entry.taking_deadline().is_some() {
-            self.arm(key);
-        }
         self.outbox_drained(key);
         self.go_on_stopping(now);
     }

@@ -132,7 +132,7 @@ impl<S: Carrier> Driver<S> {
                 Poll::Ready(())
             }
             Served::Ended(Ending::Failed(error)) => {
-                self.lose(&tls::explain_loss(error));
+                self.lose(&explain_loss(error));
                 Poll::Ready(())
             }
         }
@@ -316,6 +316,16 @@ impl<S: Carrier> Driver<S> {
             core.wakers.forget(self.key);
             core.router.transport_lost(self.key, reason, now);
         });
+    }
+}
+
+/// Why a transport is gone, in words for the operator.
+fn explain_loss(error: io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::TimedOut => {
+            format!("the peer's host does not answer, or takes nothing of what is sent: {error}")
+        }
+        _ => tls::explain_loss(error),
     }
 }
 

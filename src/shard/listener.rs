@@ -167,7 +167,7 @@ pub(super) async fn accept(listener: TcpListener, id: ListenerId, turn: Rc<Turn>
         match listener.accept().await {
             Ok((stream, peer)) => {
                 // Fails for a connection that is over already; the driver will find out.
-                if let Err(error) = socket::prepare(&stream) {
+                if let Err(error) = socket::prepare_accepted(&stream) {
                     debug!(target: "SERVER", "Connection from {peer}: {error}");
                 }
                 // On a socket for both families an IPv4 peer looks like ::ffff:192.0.2.1.

@@ -1,7 +1,5 @@
 //! Each bound in bytes on what is held for a peer, reached exactly and passed. `docs/reliability.md` lists them.
 
-use std::time::Duration;
-
 use linkrouterd::amqp::value::Value;
 use linkrouterd::endpoint::limits;
 use linkrouterd::router::settings::{ListenerRole, RouterSettings};
@@ -13,8 +11,6 @@ use crate::world::{DEVICE_AUTO, HUB_AUTO, PeerId, World, settings};
 
 /// What the driver reads at once, at most.
 const READ: usize = 64 * 1024;
-/// The least step of the clock here.
-const INSTANT: Duration = Duration::from_millis(1);
 /// A payload whose transfer fits into any frame here.
 const LARGE: usize = 16_000;
 
@@ -235,58 +231,6 @@ fn a_device_that_reads_nothing_is_closed_when_more_waits_for_it_than_may() {
     world.advance(limits::CLOSE_TIMEOUT);
     assert!(!world.is_alive(device));
     assert!(world.is_alive(hub));
-}
-
-/// Of a device that is not read, because too much waits for it.
-const SILENCE: Duration = limits::TAKE_TIMEOUT.checked_div(4).expect("a quarter");
-
-/// A device that is silent, takes nothing, and has so much waiting that it is not read; and its hub.
-fn deaf_world() -> (World, PeerId, PeerId) {
-    let mut settings = settings();
-    settings.listeners[0].limits.idle_timeout = Some(SILENCE);
-    let mut world = quiet(settings);
-    let device = world.device("d0");
-    world.peer(device).attach(0, 0, "up", true, UP);
-    world.run();
-    let hub = world.hub_id();
-    let place = world.peer(hub).find("up@d0", false).expect("attached");
-    world.set_reads(device, false);
-    for _ in 0..=limits::OUTBOX_HIGH / 10_000 {
-        world.peer(hub).say(&large_flow(place.0, place.1, 10_000));
-        world.run();
-    }
-    assert!(world.is_paused(device));
-    (world, device, hub)
-}
-
-/// It is not read, either, so its idle time-out says nothing.
-#[test]
-fn a_device_that_takes_nothing_of_what_waits_for_it_is_closed_after_its_time() {
-    let (mut world, device, hub) = deaf_world();
-    let key = world.peer(device).key.expect("alive");
-    let take_some = |world: &mut World| {
-        world.router.transmitted(key, 100, world.now);
-        assert!(!world.router.may_read(key));
-    };
-    take_some(&mut world);
-    world.advance(limits::TAKE_TIMEOUT - INSTANT);
-    take_some(&mut world);
-    world.advance(limits::TAKE_TIMEOUT - INSTANT);
-    assert!(world.is_alive(device), "it has taken something");
-    world.advance(INSTANT);
-    assert!(!world.is_alive(device));
-    assert!(world.is_alive(hub));
-    assert_eq!(world.router.snapshot().outbox_bytes, 0);
-}
-
-/// Nothing has been left behind by what was taken: the time begins when the silence is looked at.
-#[test]
-fn a_device_that_takes_nothing_from_the_first_byte_on_is_closed_as_well() {
-    let (mut world, device, _) = deaf_world();
-    world.advance(limits::TAKE_TIMEOUT - INSTANT);
-    assert!(world.is_alive(device));
-    world.advance(SILENCE);
-    assert!(!world.is_alive(device));
 }
 
 /// Attaches are not parked, and nothing else need be said to a broker to fill its outbox.

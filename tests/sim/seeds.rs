@@ -12,7 +12,7 @@ const LINKS: [(u64, &str); 2] = [
     ),
     (
         80_422,
-        "a half-open device that takes nothing is not read, so that its silence says nothing: it is given up all the same",
+        "a half-open device that takes nothing is not read, so that its silence says nothing: its transport gives it up",
     ),
 ];
 

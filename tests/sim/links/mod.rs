@@ -18,7 +18,6 @@ mod setup;
 use std::time::Duration;
 
 use linkrouterd::amqp::value::Value;
-use linkrouterd::endpoint::limits;
 use linkrouterd::router::Snapshot;
 
 use crate::peer::{Auto, Kind};
@@ -66,8 +65,6 @@ pub(crate) struct Totals {
     resumable: usize,
     offences: usize,
     half_open: usize,
-    /// Schedules at the end of which somebody is half open whom much waits for.
-    deaf: usize,
     stops: usize,
     /// Most bytes of devices that have waited for hubs in one schedule.
     parked: usize,
@@ -88,7 +85,6 @@ impl std::ops::AddAssign for Totals {
         self.resumable += other.resumable;
         self.offences += other.offences;
         self.half_open += other.half_open;
-        self.deaf += other.deaf;
         self.stops += other.stops;
         self.parked = self.parked.max(other.parked);
         self.undisturbed += other.undisturbed;
@@ -274,10 +270,7 @@ impl Simulation {
         }
         // Attaches that wait for a redial, back-off, and detaches that nobody answers; and silence that has an end.
         self.advance(Duration::from_secs(45));
-        if self.somebody_is_deaf() {
-            self.totals.deaf += 1;
-            self.advance(limits::TAKE_TIMEOUT);
-        }
+        self.world.run();
         self.check_silence();
         self.world.run();
     }

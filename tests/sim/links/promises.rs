@@ -133,25 +133,20 @@ impl Simulation {
         peers.any(|peer| peer.kind == Kind::Hub && !peer.auto.attach)
     }
 
-    /// Where silence has an end, whoever is half open has been found out.
+    /// Where silence has an end, whoever is half open has been found out, unless it is not read because it takes nothing:
+    /// that is for the transport to find out, which gives up a peer that takes nothing for long.
     pub(super) fn check_silence(&mut self) {
-        for id in self.alive() {
-            let key = self.world.peer(id).key;
-            let waits = key.map(|key| self.world.router.buffered(key));
-            assert!(
-                !self.conduct(id).is_half_open,
-                "{id} is gone, and unnoticed: {waits:?}"
-            );
+        for id in 0..self.world.peers.len() {
+            let is_half_open = self.conduct(id).is_half_open;
+            if let Some(key) = self.world.peer(id).key.filter(|_| is_half_open) {
+                let waits = self.world.router.buffered(key);
+                assert!(
+                    waits.outbox >= limits::OUTBOX_HIGH,
+                    "{id} is gone, and unnoticed: {waits:?}"
+                );
+                self.world.lose(id);
+            }
         }
-    }
-
-    /// Whether somebody is half open, and not read because it takes nothing.
-    pub(super) fn somebody_is_deaf(&mut self) -> bool {
-        let alive = self.alive();
-        alive.into_iter().any(|id| {
-            let key = self.world.peer(id).key.filter(|_| self.conduct(id).is_half_open);
-            key.is_some_and(|key| self.world.router.buffered(key).outbox >= limits::OUTBOX_HIGH)
-        })
     }
 
     fn check_offenders(&mut self) {

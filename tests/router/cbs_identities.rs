@@ -9,7 +9,8 @@ use linkrouterd::router::settings::{
 };
 
 use crate::cbs_hub::{
-    ASKS, CbsDevice, CbsHub, HEARS, SAS, audience, cbs_settings, cbs_world, put_token, request, token,
+    ASKS, CbsDevice, CbsHub, HEARS, SAS, audience, cbs_settings, cbs_world, put_token, request, seconds,
+    token,
 };
 use crate::wire::{self, string};
 use crate::world::{PeerId, World};
@@ -543,4 +544,31 @@ fn a_device_has_no_more_than_a_thousand_tokens() {
         attach(&mut world, device.peer, 0, 12, "devices/d1000/messages/events"),
         None
     );
+}
+
+/// A hub serves a token for some minutes after its end: that of the last one leaves no gap where no route names `$cbs`.
+#[test]
+fn a_connection_that_had_a_token_stays_guarded_when_the_last_one_has_ended() {
+    const NOW: u64 = 1_764_000_000;
+    let mut settings = catch_all();
+    settings
+        .routes
+        .retain(|route| matches!(route.matcher, Matcher::Pattern(_)));
+    let mut world = cbs_world(settings);
+    world.router.tell_time(seconds(NOW), world.now);
+    let a = CbsDevice::new(&mut world, "a");
+    let text = format!(
+        "SharedAccessSignature sr=hub.example%2Fdevices%2Fa&sig=c2ln&se={}",
+        NOW + 60
+    );
+    let body = Body::Value(string(&text));
+    a.ask(
+        &mut world,
+        &request(string("1"), "put-token", SAS, &audience("a"), body),
+    );
+    assert_eq!(CbsHub::new(&world).accept_all(&mut world), 1);
+    let b = world.device("b");
+    refused(attach(&mut world, b, 0, 10, "devices/a/messages/events"));
+    world.advance(seconds(61));
+    refused(attach(&mut world, b, 0, 11, "devices/a/messages/events"));
 }

@@ -330,7 +330,7 @@ impl Router {
         let mut pool = self.pool(self.configured(id)).map(|(_, connector)| connector);
         settings.relays_cbs()
             && settings.sharing.checks_identity
-            && (pool.any(|it| !it.tokens.is_empty() || it.asking > 0)
+            && (pool.any(|it| it.tokens.may_open() || it.asking > 0)
                 || self
                     .routes
                     .served_by(

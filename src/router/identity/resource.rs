@@ -142,9 +142,9 @@ fn is_host(authority: &str) -> bool {
 }
 
 /// Whether a segment is one segment for every reader: URL libraries resolve `..`, encoded or not, and take `\` for `/`.
+/// Of escapes that are no text, some read what they can.
 fn is_straight(segment: &str) -> bool {
-    let read = percent::decoded(segment);
-    !matches!(&*read, "." | "..") && !read.contains(['/', '\\'])
+    percent::decode(segment).is_some_and(|read| !matches!(&*read, "." | "..") && !read.contains(['/', '\\']))
 }
 
 /// Device, module, and the rest of a path that begins with a device.
@@ -281,6 +281,8 @@ mod tests {
             "/devices/a/../b/messages/events",
             "/devices/a/%2e%2E/b/messages/events",
             "/devices/a/..%2Fb/messages/events",
+            "/devices/a/..%2Fb%2Fmessages%2Fevents%FF",
+            "/devices/a/..%2Fb%2Fmessages%2Fevents%00",
             "/devices/a/..\\b/messages/events",
             "/devices/a%5C..%5Cb/messages/events",
             "/devices/./a/messages/events",

@@ -429,8 +429,17 @@ fn a_token_whose_resource_nobody_signed_opens_no_device() {
         b.ask(&mut world, &request(string(name), "put-token", "jwt", name, body));
         assert_eq!(hub.accept_all(&mut world), 1);
     }
-    refused(attach(&mut world, b.peer, 0, 10, "/devices/a/messages/events"));
-    assert_eq!(attach(&mut world, b.peer, 0, 11, "/messages/devicebound"), None);
+    for (handle, address) in (10..).zip([
+        "/devices/a/messages/events",
+        "/%64evices/a/messages/events",
+        "//devices/a/messages/events",
+        "/x/../devices/a/messages/events",
+        "/x%2F..%2Fdevices/a/messages/events",
+        "amqps://hub.example/%44evices/a/twin",
+    ]) {
+        refused(attach(&mut world, b.peer, 0, handle, address));
+    }
+    assert_eq!(attach(&mut world, b.peer, 0, 30, "/messages/devicebound"), None);
 }
 
 /// A request to delete a token goes to the hub's connection, which holds those of all devices.

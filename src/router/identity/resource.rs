@@ -81,6 +81,19 @@ pub fn identity_of(address: &str) -> Option<(Cow<'_, str>, Option<Cow<'_, str>>)
     Some((percent::decoded(device), module.map(percent::decoded)))
 }
 
+/// Whether any reader may take an address for a device's: one with more slashes than it needs, or that climbs, too.
+pub fn may_be_of_a_device(address: &str) -> bool {
+    let Some(path) = path_of(address) else {
+        return true;
+    };
+    let mut words = path.split('/').filter(|segment| !segment.is_empty());
+    let is_below_devices = words
+        .next()
+        .is_some_and(|word| percent::decoded(word).eq_ignore_ascii_case("devices"))
+        && words.next().is_some();
+    is_below_devices || !path.split('/').all(is_straight)
+}
+
 /// An address that belongs to a device or a module, in one spelling for all that the hub takes for the same.
 pub fn in_one_spelling(address: &str) -> Option<String> {
     let path = path_of(address)?.trim_end_matches('/');
@@ -408,6 +421,27 @@ mod tests {
         ] {
             let expected = expected.map(|(device, module)| (device.to_owned(), module.map(str::to_owned)));
             assert_eq!(identity(address), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_a_devices_is_nobody_elses() {
+        for (address, expected) in [
+            ("/devices/d/messages/events", true),
+            ("DEVICES/d", true),
+            ("%64evices/d/twin", true),
+            ("//devices//d/twin", true),
+            ("amqps://hub.example/%44evices/d/twin", true),
+            ("amqps:///devices/d/twin", true),
+            ("/x/../devices/d/twin", true),
+            ("/x/..%2Fdevices%2Fd%2Ftwin", true),
+            ("devices", false),
+            ("/messages/devicebound", false),
+            ("plant/devices/7", false),
+            ("telemetry/ConsumerGroups/%24Default/Partitions/0", false),
+            ("sb://ns/telemetry", false),
+        ] {
+            assert_eq!(may_be_of_a_device(address), expected, "{address}");
         }
     }
 

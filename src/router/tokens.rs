@@ -38,8 +38,8 @@ impl Tokens {
         self.under_way.remove(audience);
     }
 
-    /// The hub does not take this one; the one that it has for the same audience it keeps.
-    pub(super) fn refused(&mut self, audience: &str) {
+    /// The hub does not take this one, or is not asked; the one that it has for the same audience it keeps.
+    pub(super) fn give_up(&mut self, audience: &str) {
         self.under_way.remove(audience);
     }
 
@@ -116,8 +116,8 @@ mod tests {
         tokens.insert("a".into(), Some(at(100)));
         tokens.insert("a".into(), Some(at(200)));
         tokens.expect("a", at(1));
-        tokens.refused("b");
-        tokens.refused("a");
+        tokens.give_up("b");
+        tokens.give_up("a");
         assert_eq!(
             tokens.len(),
             2,

@@ -22,7 +22,7 @@ impl Router {
         let Some(connector) = self.connectors.get_mut(&pending.connector) else {
             return Some(pending);
         };
-        connector.tokens.refused(&claim.audience);
+        connector.tokens.give_up(&claim.audience);
         if !says_no_room(answer) {
             return Some(pending);
         }

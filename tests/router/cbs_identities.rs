@@ -465,6 +465,13 @@ fn a_device_deletes_its_own_tokens_only() {
     );
     hub.answer(&mut world, &asked, 200, "OK");
     refused(attach(&mut world, b.peer, 0, 10, "devices/b/messages/events"));
+    // Nor does a token make it another's that anybody may put for any name.
+    let body = Body::Value(string("eyJhbGciOiJub25lIn0.e30."));
+    let jwt = request(string("jwt"), "put-token", "jwt", &audience("a"), body);
+    b.ask(&mut world, &jwt);
+    assert_eq!(hub.accept_all(&mut world), 1);
+    b.ask(&mut world, &delete("theirs again", "a"));
+    assert_eq!(hub.requests(&mut world).len(), 0, "not the hub's business");
 }
 
 #[test]

@@ -187,7 +187,7 @@ impl Router {
         let (pool, resource) = (self.pool_name(id), Resource::of_audience(audience));
         let desk = self.entry(device).and_then(|entry| entry.cbs.as_deref());
         let mut grants = desk.into_iter().flat_map(|desk| &desk.grants);
-        grants.any(|grant| *grant.pool == *pool && grant.claim.resource == resource)
+        grants.any(|grant| *grant.pool == *pool && grant.claim.owns(&resource))
     }
 
     /// The device has deleted a token.

@@ -69,6 +69,14 @@ impl Resource {
         }
     }
 
+    /// Whether any reader may take it for something of a device.
+    pub fn may_be_of_a_device(&self) -> bool {
+        match &self.0 {
+            Reach::Below(path) => may_be_below_devices(path),
+            Reach::Hub | Reach::Nothing => false,
+        }
+    }
+
     /// Whether it covers nothing at all.
     pub(super) fn is_nothing(&self) -> bool {
         self.0 == Reach::Nothing
@@ -83,15 +91,7 @@ pub fn identity_of(address: &str) -> Option<(Cow<'_, str>, Option<Cow<'_, str>>)
 
 /// Whether any reader may take an address for a device's: one with more slashes than it needs, or that climbs, too.
 pub fn may_be_of_a_device(address: &str) -> bool {
-    let Some(path) = path_of(address) else {
-        return true;
-    };
-    let mut words = path.split('/').filter(|segment| !segment.is_empty());
-    let is_below_devices = words
-        .next()
-        .is_some_and(|word| percent::decoded(word).eq_ignore_ascii_case("devices"))
-        && words.next().is_some();
-    is_below_devices || !path.split('/').all(is_straight)
+    path_of(address).is_none_or(may_be_below_devices)
 }
 
 /// An address that belongs to a device or a module, in one spelling for all that the hub takes for the same.
@@ -174,6 +174,15 @@ fn split_identity(path: &str) -> Option<(&str, Option<&str>, Option<&str>)> {
         None => (None, rest),
     };
     (!device.is_empty()).then_some((device, module, rest))
+}
+
+fn may_be_below_devices(path: &str) -> bool {
+    let mut words = path.split('/').filter(|segment| !segment.is_empty());
+    let is_below_devices = words
+        .next()
+        .is_some_and(|word| percent::decoded(word).eq_ignore_ascii_case("devices"))
+        && words.next().is_some();
+    is_below_devices || !path.split('/').all(is_straight)
 }
 
 /// What follows `WORD/`.

@@ -13,7 +13,7 @@ const CUT: &str = "...";
 /// The field that carries a level which `tracing` lacks.
 pub(super) const SEVERITY_FIELD: &str = "severity";
 /// What a signature stands behind in a SAS token, and a key in a connection string.
-const BEFORE_SECRETS: [&[u8]; 2] = [b"sig=", b"SharedAccessKey="];
+const BEFORE_SECRETS: [&[u8]; 3] = [b"sig=", b"sig%3D", b"SharedAccessKey="];
 /// Shows that there was one.
 const HIDDEN: &str = "<hidden>";
 /// The field of an event's message.
@@ -245,6 +245,10 @@ mod tests {
             (
                 "HostName=h;SharedAccessKeyName=n;SharedAccessKey=a/b+c==;x",
                 "HostName=h;SharedAccessKeyName=n;SharedAccessKey=<hidden>;x",
+            ),
+            (
+                "?sas=sr%3dh%26sig%3dab%26se%3d1 x",
+                "?sas=sr%3dh%26sig%3d<hidden> x",
             ),
             ("sig=(44 bytes)", "sig=(44 bytes)"),
             ("Grüße, sig=a€", "Grüße, sig=<hidden>€"),

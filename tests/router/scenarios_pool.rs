@@ -724,3 +724,21 @@ fn a_device_that_goes_before_its_tokens_are_on_their_way_leaves_their_places_to_
     let mut hub = CbsHub::new(&world);
     second.puts(&mut world, &mut hub, "d");
 }
+
+/// Its token would be of no use there, and its place nobody's to give back.
+#[test]
+fn a_hub_without_room_for_the_token_of_a_device_that_has_gone_makes_no_other_connection() {
+    let mut world = cbs_hub::cbs_world(cbs_settings());
+    let device = CbsDevice::new(&mut world, "gone");
+    device.ask(&mut world, &cbs_hub::put_token("a", string("1")));
+    let mut hub = CbsHub::new(&world);
+    let request = hub.request(&mut world);
+    world.lose(device.peer);
+    world.run();
+    let full = "The maximum number of tokens per connection (1000) has been reached.";
+    hub.answer(&mut world, &request, 500, full);
+    world.run();
+    assert_eq!(hubs(&world).len(), 1);
+    world.advance(seconds(600));
+    assert_eq!(hubs(&world).len(), 0, "nobody uses it any more");
+}

@@ -34,7 +34,7 @@ pub struct Terminus<'a> {
     pub timeout: u32,
     /// `dynamic`
     pub dynamic: bool,
-    /// The route's address in a dynamic terminus.
+    /// The route's address, which counts in a dynamic terminus only.
     pub dynamic_address: Option<&'a str>,
 }
 
@@ -77,6 +77,14 @@ impl<'a> Terminus<'a> {
         fields.unknown()?;
         fields.end()?;
         Ok(terminus)
+    }
+
+    /// The address that a link is routed by: the terminus's own, or the route's where a node is to be made.
+    pub const fn routed_by(&self) -> Option<&'a str> {
+        match self.dynamic {
+            true => self.dynamic_address,
+            false => self.address,
+        }
     }
 
     /// Whether the terminus is to outlive the connection (qdrouterd 1.19: timeout above zero, or expiry-policy never).

@@ -225,7 +225,7 @@ impl Router {
         };
         let address = terminus.and_then(|terminus| match terminus.kind {
             TerminusKind::Coordinator => Some(COORDINATOR),
-            TerminusKind::Source | TerminusKind::Target => terminus.dynamic_address.or(terminus.address),
+            TerminusKind::Source | TerminusKind::Target => terminus.routed_by(),
         });
         let request = LinkRequest {
             direction,

@@ -11,5 +11,5 @@ mod token;
 
 pub use diagnosis::diagnose;
 pub(super) use percent::decoded;
-pub use resource::{Resource, identity_of, in_one_spelling};
+pub use resource::{Resource, identity_of, in_one_spelling, may_be_of_a_device};
 pub use token::{Field, SasToken, TokenFault};

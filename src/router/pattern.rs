@@ -135,40 +135,50 @@ impl<T: Default> PatternTree<T> {
 impl<T> PatternTree<T> {
     /// The best match of an address.
     pub(super) fn find(&self, address: &str) -> Option<&T> {
-        self.root.find(Tokens(Some(normalize(address))))
+        self.root.find(Tokens(Some(normalize(address))), &mut Vec::new())
     }
 }
 
 impl<T> Node<T> {
-    fn find(&self, tokens: Tokens<'_>) -> Option<&T> {
+    /// `barren` are the nodes behind a `#` that have found nothing.
+    fn find<'t>(&'t self, tokens: Tokens<'_>, barren: &mut Vec<&'t Node<T>>) -> Option<&'t T> {
         let Some((token, rest)) = tokens.split_first() else {
             let after_hash = || self.hash.as_deref().and_then(|hash| hash.value.as_ref());
             return self.value.as_ref().or_else(after_hash);
         };
-        let exact = || self.exact.get(token).and_then(|node| node.find(rest));
-        let star = || self.star.as_deref().and_then(|node| node.find(rest));
-        let hash = || {
-            self.hash
-                .as_deref()
-                .and_then(|node| node.find_behind_hash(tokens))
-        };
-        exact().or_else(star).or_else(hash)
+        let named = [self.exact.get(token), self.star.as_deref()];
+        for node in named.into_iter().flatten() {
+            if let Some(value) = node.find(rest, barren) {
+                return Some(value);
+            }
+        }
+        self.hash.as_deref()?.find_behind_hash(tokens, barren)
     }
 
-    /// Behind a `#`: as many tokens as it takes may have been its own.
-    fn find_behind_hash(&self, mut tokens: Tokens<'_>) -> Option<&T> {
+    /// Behind a `#`: as many tokens as it takes may have been its own. Whoever comes back to it comes with fewer tokens,
+    /// and these have been tried: an address costs one walk for each `#`, not one for each way to share it out.
+    fn find_behind_hash<'t>(
+        &'t self,
+        mut tokens: Tokens<'_>,
+        barren: &mut Vec<&'t Node<T>>,
+    ) -> Option<&'t T> {
         if self.exact.is_empty() && self.star.is_none() && self.hash.is_none() {
             return self.value.as_ref();
         }
+        if barren.iter().any(|node| std::ptr::eq(*node, self)) {
+            return None;
+        }
         loop {
-            if let Some(value) = self.find(tokens) {
+            if let Some(value) = self.find(tokens, barren) {
                 return Some(value);
             }
             match tokens.split_first() {
                 Some((_, rest)) => tokens = rest,
-                None => return None,
+                None => break,
             }
         }
+        barren.push(self);
+        None
     }
 }
 
@@ -188,6 +198,9 @@ impl<'a> Tokens<'a> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn tree(prefixes: &[&'static str], patterns: &[&'static str]) -> PatternTree<&'static str> {
@@ -222,6 +235,46 @@ mod tests {
         ] {
             assert_eq!(tree.find(address), Some(&expected), "{address}");
         }
+    }
+
+    /// As `find`, in every way there is to share out the tokens.
+    fn find_slowly<'t>(node: &'t Node<String>, tokens: &[&str]) -> Option<&'t String> {
+        let [token, rest @ ..] = tokens else {
+            let hash = node.hash.as_deref();
+            return node.value.as_ref().or_else(|| hash?.value.as_ref());
+        };
+        let named = [node.exact.get(*token), node.star.as_deref()];
+        let found = named.into_iter().flatten().find_map(|it| find_slowly(it, rest));
+        let hash = node.hash.as_deref();
+        let behind = || (0..=tokens.len()).find_map(|taken| find_slowly(hash?, tokens.get(taken..)?));
+        found.or_else(behind)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_not_tried_again_would_find_nothing(
+            patterns in vec("[ab*#](/[ab*#]){0,6}", 1..6),
+            address in "[abc](/[abc]){0,9}",
+        ) {
+            let mut tree = PatternTree::default();
+            for pattern in &patterns {
+                *tree.entry(pattern) = pattern.clone();
+            }
+            let tokens: Vec<&str> = address.split('/').collect();
+            prop_assert_eq!(tree.find(&address), find_slowly(&tree.root, &tokens));
+        }
+    }
+
+    /// A frame holds thousands of tokens, and what is waited for by all devices is one thread.
+    #[test]
+    fn no_address_costs_more_than_one_walk_for_each_hash() {
+        let tree = tree(&[], &["#/a/#/b/#/c/#/d", "#/*/#/*/#/*/e"]);
+        let long = "a/".repeat(8000);
+        for end in ["a/b/c/e/x", "a/b/c/d/x", "a/b/c/x/e/x"] {
+            assert_eq!(tree.find(&format!("{long}{end}")), None, "{end}");
+        }
+        assert_eq!(tree.find(&format!("{long}b/c/a/d")), Some(&"#/a/#/b/#/c/#/d"));
+        assert_eq!(tree.find(&format!("{long}x/e")), Some(&"#/*/#/*/#/*/e"));
     }
 
     #[test]

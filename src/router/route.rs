@@ -349,10 +349,11 @@ fn asked<'a>(direction: Direction, terminus: Option<&Terminus<'a>>) -> Result<As
     }
     let asked = terminus.and_then(|terminus| match terminus.kind {
         TerminusKind::Coordinator => Some(Asked::Coordinator),
-        TerminusKind::Source | TerminusKind::Target if terminus.dynamic => {
-            named(terminus.dynamic_address).map(Asked::Dynamic)
-        }
-        TerminusKind::Source | TerminusKind::Target => named(terminus.address).map(Asked::Address),
+        TerminusKind::Source | TerminusKind::Target => named(terminus.routed_by()).map(if terminus.dynamic {
+            Asked::Dynamic
+        } else {
+            Asked::Address
+        }),
     });
     asked.ok_or_else(|| {
         let text = if terminus.is_some_and(|terminus| terminus.dynamic) {

@@ -17,6 +17,8 @@ pub(super) struct Tokens {
     under_way: HashMap<Box<str>, Instant>,
     /// Nothing ends before this.
     earliest: Option<Instant>,
+    /// The hub has accepted one on this connection.
+    has_held: bool,
     /// The hub has said that it takes no more.
     are_used_up: bool,
 }
@@ -26,6 +28,7 @@ impl Tokens {
     pub(super) fn insert(&mut self, audience: Box<str>, expires: Option<Instant>) {
         self.under_way.remove(&audience);
         self.held.insert(audience, expires);
+        self.has_held = true;
         self.ends(expires);
     }
 
@@ -35,8 +38,8 @@ impl Tokens {
         self.under_way.remove(audience);
     }
 
-    /// The hub does not take this one; the one that it has for the same audience it keeps.
-    pub(super) fn refused(&mut self, audience: &str) {
+    /// The hub does not take this one, or is not asked; the one that it has for the same audience it keeps.
+    pub(super) fn give_up(&mut self, audience: &str) {
         self.under_way.remove(audience);
     }
 
@@ -58,9 +61,10 @@ impl Tokens {
         self.held.len() + self.under_way.len()
     }
 
-    /// Whether no place is taken.
-    pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// Whether the hub may take a link on this connection for that of a device, because of a token: it goes on for a while
+    /// with one that has ended, and by its own clock.
+    pub(super) fn may_open(&self) -> bool {
+        self.has_held || self.len() > 0
     }
 
     /// Whether the hub has said that it takes no more, whatever the configuration says.
@@ -87,6 +91,7 @@ impl Tokens {
     /// The connection is gone. What was on its way waits for the next.
     pub(super) fn lose(&mut self) {
         self.held = HashMap::new();
+        self.has_held = false;
         self.are_used_up = false;
     }
 
@@ -111,8 +116,8 @@ mod tests {
         tokens.insert("a".into(), Some(at(100)));
         tokens.insert("a".into(), Some(at(200)));
         tokens.expect("a", at(1));
-        tokens.refused("b");
-        tokens.refused("a");
+        tokens.give_up("b");
+        tokens.give_up("a");
         assert_eq!(
             tokens.len(),
             2,
@@ -127,6 +132,9 @@ mod tests {
         assert_eq!(tokens.len(), 2);
         tokens.expire(at(200));
         assert!(tokens.contains_key("d") && !tokens.contains_key("a"));
+        tokens.remove("d");
+        assert_eq!(tokens.len(), 0);
+        assert!(tokens.may_open(), "the hub may be generous");
     }
 
     #[test]
@@ -140,6 +148,6 @@ mod tests {
         assert!(!tokens.contains_key("a") && tokens.contains_key("b"));
         assert!(!tokens.are_used_up(), "the next one may take them");
         tokens.expire(now + KEPT_FOR);
-        assert!(tokens.is_empty());
+        assert!(!tokens.may_open());
     }
 }

@@ -77,8 +77,8 @@ const SAFE: [(&str, &str, &str); 22] = [
     ),
     (
         "src/router/cbs/grants.rs",
-        "desk.grants.remove(0)",
-        "there are as many as a device may have",
+        "grants.drain(..grants.len() - kept)",
+        "what is kept is some of them",
     ),
     (
         "src/router/cbs/grants.rs",

@@ -9,7 +9,8 @@ use linkrouterd::router::settings::{
 };
 
 use crate::cbs_hub::{
-    ASKS, CbsDevice, CbsHub, HEARS, SAS, audience, cbs_settings, cbs_world, put_token, request, token,
+    ASKS, CbsDevice, CbsHub, HEARS, SAS, audience, cbs_settings, cbs_world, put_token, request, seconds,
+    token,
 };
 use crate::wire::{self, string};
 use crate::world::{PeerId, World};
@@ -428,8 +429,17 @@ fn a_token_whose_resource_nobody_signed_opens_no_device() {
         b.ask(&mut world, &request(string(name), "put-token", "jwt", name, body));
         assert_eq!(hub.accept_all(&mut world), 1);
     }
-    refused(attach(&mut world, b.peer, 0, 10, "/devices/a/messages/events"));
-    assert_eq!(attach(&mut world, b.peer, 0, 11, "/messages/devicebound"), None);
+    for (handle, address) in (10..).zip([
+        "/devices/a/messages/events",
+        "/%64evices/a/messages/events",
+        "//devices/a/messages/events",
+        "/x/../devices/a/messages/events",
+        "/x%2F..%2Fdevices/a/messages/events",
+        "amqps://hub.example/%44evices/a/twin",
+    ]) {
+        refused(attach(&mut world, b.peer, 0, handle, address));
+    }
+    assert_eq!(attach(&mut world, b.peer, 0, 30, "/messages/devicebound"), None);
 }
 
 /// A request to delete a token goes to the hub's connection, which holds those of all devices.
@@ -455,6 +465,13 @@ fn a_device_deletes_its_own_tokens_only() {
     );
     hub.answer(&mut world, &asked, 200, "OK");
     refused(attach(&mut world, b.peer, 0, 10, "devices/b/messages/events"));
+    // Nor does a token make it another's that anybody may put for any name.
+    let body = Body::Value(string("eyJhbGciOiJub25lIn0.e30."));
+    let jwt = request(string("jwt"), "put-token", "jwt", &audience("a"), body);
+    b.ask(&mut world, &jwt);
+    assert_eq!(hub.accept_all(&mut world), 1);
+    b.ask(&mut world, &delete("theirs again", "a"));
+    assert_eq!(hub.requests(&mut world).len(), 0, "not the hub's business");
 }
 
 #[test]
@@ -543,4 +560,31 @@ fn a_device_has_no_more_than_a_thousand_tokens() {
         attach(&mut world, device.peer, 0, 12, "devices/d1000/messages/events"),
         None
     );
+}
+
+/// A hub serves a token for some minutes after its end: that of the last one leaves no gap where no route names `$cbs`.
+#[test]
+fn a_connection_that_had_a_token_stays_guarded_when_the_last_one_has_ended() {
+    const NOW: u64 = 1_764_000_000;
+    let mut settings = catch_all();
+    settings
+        .routes
+        .retain(|route| matches!(route.matcher, Matcher::Pattern(_)));
+    let mut world = cbs_world(settings);
+    world.router.tell_time(seconds(NOW), world.now);
+    let a = CbsDevice::new(&mut world, "a");
+    let text = format!(
+        "SharedAccessSignature sr=hub.example%2Fdevices%2Fa&sig=c2ln&se={}",
+        NOW + 60
+    );
+    let body = Body::Value(string(&text));
+    a.ask(
+        &mut world,
+        &request(string("1"), "put-token", SAS, &audience("a"), body),
+    );
+    assert_eq!(CbsHub::new(&world).accept_all(&mut world), 1);
+    let b = world.device("b");
+    refused(attach(&mut world, b, 0, 10, "devices/a/messages/events"));
+    world.advance(seconds(61));
+    refused(attach(&mut world, b, 0, 11, "devices/a/messages/events"));
 }

@@ -224,3 +224,34 @@ fn of_so_many_answers_in_doubt_a_device_hears_the_last_word() {
         assert_eq!(heard(&mut world), (answers, known));
     }
 }
+
+/// A device that asks on one link after the other, and takes none of its answers.
+#[test]
+fn answers_that_a_device_does_not_take_are_held_up_to_a_bound_whatever_links_it_asks_on() {
+    let mut world = cbs_world(cbs_settings());
+    let device = world.device("d1");
+    world.peer(device).attach(0, HEARS, "hears", false, "$cbs");
+    world.run();
+    // It is answered by the router.
+    let wrong = encoded(&request(string("1"), "get-token", SAS, "n", Body::Empty));
+    for handle in 10..20 {
+        world
+            .peer(device)
+            .attach(0, handle, &format!("asks {handle}"), true, "$cbs");
+        world.run();
+        for _ in 0..world.peer(device).link(0, handle).credit {
+            world.peer(device).send(0, handle, &wrong, false);
+        }
+        world.run();
+        world.peer(device).detach(0, handle, true, Value::Null);
+        world.run();
+    }
+    let held = world.router.snapshot().cbs_answers;
+    assert_eq!(held, limits::CBS_CREDIT as usize);
+    // Who takes them may ask again.
+    world.peer(device).grant(0, HEARS, limits::CBS_CREDIT);
+    world.peer(device).attach(0, 20, "asks again", true, "$cbs");
+    world.run();
+    assert_eq!(world.router.snapshot().cbs_answers, 0);
+    assert_eq!(world.peer(device).link(0, 20).credit, limits::CBS_CREDIT);
+}

@@ -307,6 +307,44 @@ fn denied_address_is_refused_with_null_terminus_and_the_hub_hears_nothing() {
     assert_eq!(world.router.snapshot().link_pairs, 3);
 }
 
+/// Dynamic-node-properties mean nothing where no node is to be made: the address that routes the link is the terminus's.
+#[test]
+fn the_address_that_the_policy_judges_is_the_one_that_routes_the_link() {
+    let other = "/devices/d2/messages/events";
+    let group = GroupSettings {
+        sources: listed(&[UP]),
+        targets: listed(&[UP]),
+        ..everything()
+    };
+    let mut world = World::new(with_group(group));
+    let device = world.device("dev");
+    world.peer(device).skip();
+    for (handle, is_sender) in [(0, true), (1, false)] {
+        let disguised = wire::described(
+            if is_sender { 0x29 } else { 0x28 },
+            vec![
+                wire::string(other),
+                Value::Null,
+                Value::Null,
+                Value::Null,
+                Value::Boolean(false),
+                Value::Map(vec![(wire::symbol("x-opt-qd.address"), wire::string(UP))]),
+            ],
+        );
+        let (source, target) = match is_sender {
+            true => (wire::terminus(0x28, "here"), disguised),
+            false => (disguised, wire::terminus(0x29, "here")),
+        };
+        let name = format!("disguised {handle}");
+        world
+            .peer(device)
+            .attach_with(0, handle, &name, is_sender, source, target);
+        world.run();
+        expect_refused(&mut world, device, is_sender, UNAUTHORIZED);
+    }
+    assert_eq!(world.hubs_made, 0);
+}
+
 #[test]
 fn max_senders_and_max_receivers_count_the_links_there_are_now() {
     let group = GroupSettings {

@@ -10,9 +10,10 @@ use linkrouterd::router::settings::{
     CbsMode, ConnectorId, ConnectorRole, ConnectorSettings, Direction, RouterSettings,
 };
 
+use crate::cbs_hub::{self, CBS_HUB_AUTO, CbsDevice, CbsHub, cbs_settings};
 use crate::peer::{Announces, Auto, Kind};
 use crate::scenarios_routes::{HUB, SECOND, both, prefix, second_connector, to};
-use crate::wire::{composite, condition};
+use crate::wire::{composite, condition, string};
 use crate::world::{HUB_AUTO, PeerId, World, settings};
 
 fn seconds(count: u64) -> Duration {
@@ -700,4 +701,44 @@ fn what_waited_for_a_token_on_a_lost_connection_is_not_taken_for_what_waits_for_
     let second = world.answer_dial_of(SECOND, "two", HUB_AUTO, Announces::default());
     world.run();
     assert_eq!(hubs_of(&world, "e"), [second]);
+}
+
+/// Whoever asks, and goes before the hub has heard of it, must not keep the places of others.
+#[test]
+fn a_device_that_goes_before_its_tokens_are_on_their_way_leaves_their_places_to_others() {
+    let mut settings = cbs_settings();
+    for connector in &mut settings.connectors {
+        connector.sharing.max_tokens = 3;
+        connector.sharing.pool_size = 1;
+    }
+    let mut world = World::new(settings);
+    world.hub = None;
+    let first = CbsDevice::new(&mut world, "first");
+    for id in ["a", "b", "c"] {
+        first.ask(&mut world, &cbs_hub::put_token(id, string(id)));
+    }
+    let second = CbsDevice::new(&mut world, "second");
+    world.lose(first.peer);
+    world.answer_dial(CBS_HUB_AUTO, Announces::default());
+    world.run();
+    let mut hub = CbsHub::new(&world);
+    second.puts(&mut world, &mut hub, "d");
+}
+
+/// Its token would be of no use there, and its place nobody's to give back.
+#[test]
+fn a_hub_without_room_for_the_token_of_a_device_that_has_gone_makes_no_other_connection() {
+    let mut world = cbs_hub::cbs_world(cbs_settings());
+    let device = CbsDevice::new(&mut world, "gone");
+    device.ask(&mut world, &cbs_hub::put_token("a", string("1")));
+    let mut hub = CbsHub::new(&world);
+    let request = hub.request(&mut world);
+    world.lose(device.peer);
+    world.run();
+    let full = "The maximum number of tokens per connection (1000) has been reached.";
+    hub.answer(&mut world, &request, 500, full);
+    world.run();
+    assert_eq!(hubs(&world).len(), 1);
+    world.advance(seconds(600));
+    assert_eq!(hubs(&world).len(), 0, "nobody uses it any more");
 }

@@ -12,6 +12,10 @@ pub(super) const TEXT_MAX: usize = 2047;
 const CUT: &str = "...";
 /// The field that carries a level which `tracing` lacks.
 pub(super) const SEVERITY_FIELD: &str = "severity";
+/// What a signature stands behind in a SAS token, and a key in a connection string.
+const BEFORE_SECRETS: [&[u8]; 3] = [b"sig=", b"sig%3D", b"SharedAccessKey="];
+/// Shows that there was one.
+const HIDDEN: &str = "<hidden>";
 /// The field of an event's message.
 const MESSAGE_FIELD: &str = "message";
 
@@ -38,9 +42,7 @@ pub(super) fn write_text(event: &tracing::Event<'_>, line: &mut String) {
         line,
     };
     let whole = write_fields(event, &mut text);
-    if whole.is_err() {
-        text.mark_cut();
-    }
+    text.finish(whole);
 }
 
 fn write_fields(event: &tracing::Event<'_>, text: &mut Text<'_>) -> fmt::Result {
@@ -128,6 +130,13 @@ impl Text<'_> {
         Err(fmt::Error)
     }
 
+    fn finish(mut self, whole: fmt::Result) {
+        if whole.is_err() {
+            self.mark_cut();
+        }
+        hide_secrets(self.line, self.start);
+    }
+
     fn mark_cut(&mut self) {
         let end = char_boundary(self.line, self.start + TEXT_MAX - CUT.len());
         self.line.truncate(end);
@@ -157,10 +166,36 @@ pub(in crate::daemon) fn one_line(text: &str) -> String {
         start: 0,
         line: &mut line,
     };
-    if out.write_str(text).is_err() {
-        out.mark_cut();
-    }
+    let whole = out.write_str(text);
+    out.finish(whole);
     line
+}
+
+/// Nobody here writes a token or a connection string. But a device may have put one where a name belongs, and a hub may
+/// quote one in an error.
+fn hide_secrets(line: &mut String, start: usize) {
+    for mark in BEFORE_SECRETS {
+        let mut from = start;
+        while let Some(found) = line.as_bytes().get(from..).and_then(|text| find(text, mark)) {
+            from += found + mark.len();
+            let rest = line.as_bytes().get(from..).unwrap_or_default();
+            let length = rest.iter().take_while(|byte| is_of_secret(**byte)).count();
+            if length > 0 {
+                line.replace_range(from..from + length, HIDDEN);
+                from += HIDDEN.len();
+            }
+        }
+    }
+}
+
+fn find(text: &[u8], mark: &[u8]) -> Option<usize> {
+    let mut windows = text.windows(mark.len());
+    windows.position(|window| window.eq_ignore_ascii_case(mark))
+}
+
+/// Base64 of both alphabets, escaped as in a URL or not.
+const fn is_of_secret(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'%' | b'-' | b'_')
 }
 
 /// The last place at or before `index` where a text may be cut.
@@ -197,6 +232,31 @@ mod tests {
         assert_eq!(one_line("a\r\nSERVER (error) b\t"), "a\\r\\nSERVER (error) b\\t");
         assert_eq!(one_line("\u{1b}[2J\0\u{7f}"), "\\x1b[2J\\x00\\x7f");
         assert_eq!(one_line("\u{9b}\u{202e}\u{2028}"), "\\u{9b}\\u{202e}\\u{2028}");
+    }
+
+    #[test]
+    fn what_is_put_into_a_name_by_mistake_shows_no_secret() {
+        for (text, expected) in [
+            (
+                "user 'SharedAccessSignature sr=h%2Fdevices%2Fd&sig=aB%2b/+-_%3D&se=1'",
+                "user 'SharedAccessSignature sr=h%2Fdevices%2Fd&sig=<hidden>&se=1'",
+            ),
+            ("se=1&SIG=a= sig=b sig=", "se=1&SIG=<hidden> sig=<hidden> sig="),
+            (
+                "HostName=h;SharedAccessKeyName=n;SharedAccessKey=a/b+c==;x",
+                "HostName=h;SharedAccessKeyName=n;SharedAccessKey=<hidden>;x",
+            ),
+            (
+                "?sas=sr%3dh%26sig%3dab%26se%3d1 x",
+                "?sas=sr%3dh%26sig%3d<hidden> x",
+            ),
+            ("sig=(44 bytes)", "sig=(44 bytes)"),
+            ("Grüße, sig=a€", "Grüße, sig=<hidden>€"),
+        ] {
+            assert_eq!(one_line(text), expected);
+        }
+        let cut = one_line(&format!("sig={}", "x".repeat(TEXT_MAX)));
+        assert_eq!(cut, "sig=<hidden>...");
     }
 
     #[test]

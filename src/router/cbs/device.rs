@@ -55,14 +55,10 @@ impl Router {
             return self.refuse(key, channel, handle, attach, &error);
         }
         let end = match attach.role {
-            Role::Sender => {
-                let mut receiving = LocalReceiver::new(attach.initial_delivery_count);
-                receiving.top_up(limits::CBS_CREDIT, &mut entry.connection, channel, handle);
-                DeskEnd::Requests {
-                    receiving,
-                    outstanding: 0,
-                }
-            }
+            Role::Sender => DeskEnd::Requests {
+                receiving: LocalReceiver::new(attach.initial_delivery_count),
+                outstanding: 0,
+            },
             Role::Receiver => DeskEnd::Answers {
                 sending: LocalSender::default(),
                 address: attach
@@ -81,9 +77,10 @@ impl Router {
             connector: id,
             end,
         });
-        self.wake(key);
-        if attach.role == Role::Receiver {
-            self.deliver_unclaimed(key);
+        match attach.role {
+            // As much as those on all its links leave: answers that wait for a receiver outlive the link of the request.
+            Role::Sender => self.grant_requests(key),
+            Role::Receiver => self.deliver_unclaimed(key),
         }
         // There will be something to ask.
         let now = self.now;

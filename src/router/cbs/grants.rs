@@ -187,7 +187,7 @@ impl Router {
         let (pool, resource) = (self.pool_name(id), Resource::of_audience(audience));
         let desk = self.entry(device).and_then(|entry| entry.cbs.as_deref());
         let mut grants = desk.into_iter().flat_map(|desk| &desk.grants);
-        grants.any(|grant| *grant.pool == *pool && grant.claim.resource == resource)
+        grants.any(|grant| *grant.pool == *pool && grant.claim.owns(&resource))
     }
 
     /// The device has deleted a token.
@@ -330,7 +330,7 @@ impl Router {
         let mut pool = self.pool(self.configured(id)).map(|(_, connector)| connector);
         settings.relays_cbs()
             && settings.sharing.checks_identity
-            && (pool.any(|it| !it.tokens.is_empty() || it.asking > 0)
+            && (pool.any(|it| it.tokens.may_open() || it.asking > 0)
                 || self
                     .routes
                     .served_by(

@@ -200,6 +200,10 @@ impl Router {
             desk.asked_bytes = desk.asked_bytes.saturating_sub(size);
         }
         if let Some(connector) = self.connectors.get_mut(&pending.connector) {
+            // What the hub was asked for it may have.
+            if let (Operation::Put(claim), None) = (&pending.operation, pending.sent_on) {
+                connector.tokens.give_up(&claim.audience);
+            }
             connector.asking = connector.asking.saturating_sub(1);
             if let Ok(place) = connector.unsent.binary_search(&number) {
                 connector.unsent.remove(place);

@@ -22,16 +22,17 @@ impl Router {
         let Some(connector) = self.connectors.get_mut(&pending.connector) else {
             return Some(pending);
         };
-        connector.tokens.refused(&claim.audience);
+        connector.tokens.give_up(&claim.audience);
         if !says_no_room(answer) {
             return Some(pending);
         }
         connector.tokens.use_up();
-        // A device's links are where its tokens are: what it has there already cannot follow.
-        if let From::Again(_) = pending.from {
+        let device = pending.from.device();
+        // A device's links are where its tokens are: what it has there already cannot follow. One that has gone would
+        // never leave the other.
+        if matches!(pending.from, From::Again(_)) || self.entry(device).is_none() {
             return Some(pending);
         }
-        let device = pending.from.device();
         match self.slot_for(device, pending.connector, Some(&claim.audience)) {
             Some(other) if other != pending.connector => {
                 let message = claim.put();

@@ -3,7 +3,7 @@
 use crate::amqp::DecodeError;
 use crate::amqp::message::{Body, Message, Properties};
 use crate::amqp::value::Value;
-use crate::router::identity::{Resource, SasToken, TokenFault, identity_of};
+use crate::router::identity::{Resource, SasToken, TokenFault, may_be_of_a_device};
 use crate::router::settings::Secret;
 
 /// The type of a put-token that IoT Hub, Event Hubs and Service Bus all take.
@@ -52,8 +52,16 @@ impl Claim {
     /// Whether it opens an address. A hub believes the resource of a SAS token, which is signed; what others are for is
     /// the client's own word, and devices have no such tokens (IoT Hub: Entra is for services).
     pub(super) fn covers(&self, address: &str) -> bool {
-        let is_signed = self.expiry.is_some();
-        (is_signed || identity_of(address).is_none()) && self.resource.covers(address)
+        (self.is_signed() || !may_be_of_a_device(address)) && self.resource.covers(address)
+    }
+
+    /// Whether it makes a token for this resource the device's own.
+    pub(super) fn owns(&self, resource: &Resource) -> bool {
+        self.resource == *resource && (self.is_signed() || !resource.may_be_of_a_device())
+    }
+
+    const fn is_signed(&self) -> bool {
+        self.expiry.is_some()
     }
 
     /// Bytes of its texts. What it is for is in the resource once more.

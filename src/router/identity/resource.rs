@@ -69,6 +69,14 @@ impl Resource {
         }
     }
 
+    /// Whether any reader may take it for something of a device.
+    pub fn may_be_of_a_device(&self) -> bool {
+        match &self.0 {
+            Reach::Below(path) => may_be_below_devices(path),
+            Reach::Hub | Reach::Nothing => false,
+        }
+    }
+
     /// Whether it covers nothing at all.
     pub(super) fn is_nothing(&self) -> bool {
         self.0 == Reach::Nothing
@@ -79,6 +87,11 @@ impl Resource {
 pub fn identity_of(address: &str) -> Option<(Cow<'_, str>, Option<Cow<'_, str>>)> {
     let (device, module, _) = split_identity(path_of(address)?)?;
     Some((percent::decoded(device), module.map(percent::decoded)))
+}
+
+/// Whether any reader may take an address for a device's: one with more slashes than it needs, or that climbs, too.
+pub fn may_be_of_a_device(address: &str) -> bool {
+    path_of(address).is_none_or(may_be_below_devices)
 }
 
 /// An address that belongs to a device or a module, in one spelling for all that the hub takes for the same.
@@ -142,9 +155,9 @@ fn is_host(authority: &str) -> bool {
 }
 
 /// Whether a segment is one segment for every reader: URL libraries resolve `..`, encoded or not, and take `\` for `/`.
+/// Of escapes that are no text, some read what they can.
 fn is_straight(segment: &str) -> bool {
-    let read = percent::decoded(segment);
-    !matches!(&*read, "." | "..") && !read.contains(['/', '\\'])
+    percent::decode(segment).is_some_and(|read| !matches!(&*read, "." | "..") && !read.contains(['/', '\\']))
 }
 
 /// Device, module, and the rest of a path that begins with a device.
@@ -161,6 +174,15 @@ fn split_identity(path: &str) -> Option<(&str, Option<&str>, Option<&str>)> {
         None => (None, rest),
     };
     (!device.is_empty()).then_some((device, module, rest))
+}
+
+fn may_be_below_devices(path: &str) -> bool {
+    let mut words = path.split('/').filter(|segment| !segment.is_empty());
+    let is_below_devices = words
+        .next()
+        .is_some_and(|word| percent::decoded(word).eq_ignore_ascii_case("devices"))
+        && words.next().is_some();
+    is_below_devices || !path.split('/').all(is_straight)
 }
 
 /// What follows `WORD/`.
@@ -281,6 +303,8 @@ mod tests {
             "/devices/a/../b/messages/events",
             "/devices/a/%2e%2E/b/messages/events",
             "/devices/a/..%2Fb/messages/events",
+            "/devices/a/..%2Fb%2Fmessages%2Fevents%FF",
+            "/devices/a/..%2Fb%2Fmessages%2Fevents%00",
             "/devices/a/..\\b/messages/events",
             "/devices/a%5C..%5Cb/messages/events",
             "/devices/./a/messages/events",
@@ -406,6 +430,27 @@ mod tests {
         ] {
             let expected = expected.map(|(device, module)| (device.to_owned(), module.map(str::to_owned)));
             assert_eq!(identity(address), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_a_devices_is_nobody_elses() {
+        for (address, expected) in [
+            ("/devices/d/messages/events", true),
+            ("DEVICES/d", true),
+            ("%64evices/d/twin", true),
+            ("//devices//d/twin", true),
+            ("amqps://hub.example/%44evices/d/twin", true),
+            ("amqps:///devices/d/twin", true),
+            ("/x/../devices/d/twin", true),
+            ("/x/..%2Fdevices%2Fd%2Ftwin", true),
+            ("devices", false),
+            ("/messages/devicebound", false),
+            ("plant/devices/7", false),
+            ("telemetry/ConsumerGroups/%24Default/Partitions/0", false),
+            ("sb://ns/telemetry", false),
+        ] {
+            assert_eq!(may_be_of_a_device(address), expected, "{address}");
         }
     }
 

@@ -183,8 +183,12 @@ fn background(options: &RunOptions) -> Exit {
         Err(_) => return Exit::Failure,
     };
     let start = || -> Result<(Option<PidFile>, Server), StartError> {
-        let pidfile = detach::settle(options)?;
-        Ok((pidfile, Server::start(options)?))
+        let mut pidfile = detach::settle(options)?;
+        let server = Server::start(options)?;
+        if let Some(pidfile) = &mut pidfile {
+            pidfile.write()?;
+        }
+        Ok((pidfile, server))
     };
     match start() {
         Ok((_pidfile, server)) => {

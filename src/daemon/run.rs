@@ -285,6 +285,8 @@ impl Server {
         } = self;
         service.observe(&mut shard);
         let result = runtime.block_on(Box::pin(serve(shard, signals, reload, service)));
+        // A name server that never answers keeps a thread, which is not waited for.
+        runtime.shutdown_background();
         match &result {
             Ok(()) => info!(target: "SERVER", severity = "notice", "Shut Down"),
             Err(error) => error!(target: "MAIN", severity = "critical", "Router stopped: {error}"),

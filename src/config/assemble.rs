@@ -112,7 +112,9 @@ fn vhosts_of_directory(
                 continue;
             };
             resolver.judge(&fields, &mut file.findings);
-            vhosts.extend(build::policy::vhost(&fields, names, &mut file.findings));
+            if fields.entity.name == "vhost" {
+                vhosts.extend(build::policy::vhost(&fields, names, &mut file.findings));
+            }
         }
         findings.adopt(file.findings);
     }

@@ -17,7 +17,8 @@ use super::json::{self, Place};
 use super::names::{normalise, quoted};
 use super::report::Findings;
 use super::source::{
-    LineIndex, MAP_DEPTH, Raw, RawAttribute, Section, blank_comments, json_error_text, number,
+    LineIndex, MAP_DEPTH, Raw, RawAttribute, Section, blank_comments, blank_spare_commas, json_error_text,
+    number,
 };
 
 /// After this many unreadable lines the rest is not looked at: it is some other kind of file.
@@ -34,7 +35,7 @@ pub(super) fn read(text: &str, findings: &mut Findings) -> Vec<Section> {
     Lexer {
         lines: text.split('\n').collect(),
         index: LineIndex::new(text),
-        json: blank_comments(text),
+        json: blank_spare_commas(&blank_comments(text)),
         text,
         next: 0,
         syntax_errors: 0,
@@ -51,7 +52,7 @@ struct Lexer<'a> {
     text: &'a str,
     lines: Vec<&'a str>,
     index: LineIndex,
-    /// The same text without comments, for JSON blocks.
+    /// The same text without comments and spare commas, for JSON blocks.
     json: String,
     /// The line to read next, from zero.
     next: usize,

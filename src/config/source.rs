@@ -93,6 +93,45 @@ pub(super) fn blank_comments(text: &str) -> String {
     blanked
 }
 
+/// The text with commas before a closing bracket replaced by blanks, so that offsets stay true: qdrouterd 1.13+ takes
+/// them in the maps of a `.conf` file.
+pub(super) fn blank_spare_commas(json: &str) -> String {
+    let mut blanked = String::with_capacity(json.len());
+    let mut copied = 0;
+    for at in spare_commas(json) {
+        blanked.push_str(&json[copied..at]);
+        blanked.push(' ');
+        copied = at + 1;
+    }
+    blanked.push_str(&json[copied..]);
+    blanked
+}
+
+fn spare_commas(json: &str) -> Vec<usize> {
+    let mut spare = Vec::new();
+    let mut in_string = false;
+    let mut escaped = false;
+    let mut comma = None;
+    for (at, byte) in json.bytes().enumerate() {
+        match byte {
+            // Strings do not span lines.
+            b'\n' => (in_string, escaped) = (false, false),
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => {
+                in_string = !in_string;
+                comma = None;
+            }
+            _ if in_string => {}
+            b',' => comma = Some(at),
+            b']' | b'}' => spare.extend(comma.take()),
+            _ if byte.is_ascii_whitespace() => {}
+            _ => comma = None,
+        }
+    }
+    spare
+}
+
 /// Where a comment starts in a line of JSON; strings do not span lines.
 fn comment_start(line: &str) -> Option<usize> {
     let mut in_string = false;
@@ -137,5 +176,21 @@ mod tests {
         assert!(blanked.starts_with("{\"a\": \"x#y\\\"#\"} "));
         assert!(!blanked.contains("whole") && !blanked.contains("end"));
         assert_eq!(blanked.matches('\n').count(), 2);
+    }
+
+    #[test]
+    fn spare_commas_are_blanked_and_no_others() {
+        for (text, expected) in [
+            ("[1, 2,]", "[1, 2 ]"),
+            ("{\"é\": [1,\n ],\n}", "{\"é\": [1 \n ] \n}"),
+            ("[\"a,]\", \"b\\\",}\",]", "[\"a,]\", \"b\\\",}\" ]"),
+            (
+                "it isn\"t, so:\n[\"x,\",\n\"y\"]",
+                "it isn\"t, so:\n[\"x,\",\n\"y\"]",
+            ),
+            (",", ","),
+        ] {
+            assert_eq!(blank_spare_commas(text), expected);
+        }
     }
 }

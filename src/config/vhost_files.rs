@@ -8,6 +8,9 @@ use super::json;
 use super::report::Findings;
 use super::source::Section;
 
+/// Sections that such a file may hold; the second is what 0.6 had there, and is not run.
+const KNOWN: [&str; 2] = ["vhost", "policyRuleset"];
+
 /// One file, with findings of its own.
 pub(super) struct VhostFile {
     pub(super) sections: Vec<Section>,
@@ -41,11 +44,11 @@ fn file(path: &Path) -> VhostFile {
         }
     };
     sections.retain(|section| {
-        let is_vhost = super::names::normalise(&section.name) == "vhost";
-        if !is_vhost {
+        let is_known = KNOWN.contains(&super::names::normalise(&section.name).as_str());
+        if !is_known {
             findings.error(section.line, "in a file of `policyDir` there can be vhosts only");
         }
-        is_vhost
+        is_known
     });
     VhostFile { sections, findings }
 }

@@ -189,7 +189,7 @@ impl Report {
     }
 }
 
-/// The daemon stage: takes on a daemon's attributes, writes the pidfile while it still may, and then becomes the
+/// The daemon stage: takes on a daemon's attributes, opens the pidfile while it still may, and then becomes the
 /// configured user.
 ///
 /// # Errors
@@ -198,7 +198,7 @@ pub(super) fn settle(options: &RunOptions) -> Result<Option<PidFile>, DetachErro
     umask(UMASK);
     std::env::set_current_dir("/").map_err(DetachError::Session)?;
     let account = options.user.as_deref().map(find_user).transpose()?;
-    let pidfile = options.pidfile.as_deref().map(PidFile::write).transpose()?;
+    let pidfile = options.pidfile.as_deref().map(PidFile::open).transpose()?;
     if let Some(user) = account {
         become_user(&user)?;
     }
@@ -231,33 +231,54 @@ fn become_user(user: &User) -> Result<(), DetachError> {
         .map_err(|errno| error(errno.desc().to_owned()))
 }
 
-/// The pidfile; removed when this is dropped, unless somebody else has written into it since.
+/// The pidfile; removed when this is dropped, unless it is somebody else's.
 #[derive(Debug)]
 pub(super) struct PidFile {
     path: PathBuf,
+    file: File,
 }
 
 impl PidFile {
-    fn write(path: &Path) -> Result<Self, DetachError> {
-        let write = || {
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(true).mode(PIDFILE_MODE);
-            writeln!(options.open(path)?, "{}", std::process::id())
-        };
-        write().map_err(|reason| DetachError::PidFile {
-            path: path.to_owned(),
-            reason,
-        })?;
-        Ok(PidFile {
-            path: path.to_owned(),
-        })
+    /// Opens it as it is: until this daemon serves, it may be that of another one, which goes on if this one fails.
+    fn open(path: &Path) -> Result<Self, DetachError> {
+        let mut options = OpenOptions::new();
+        options
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(PIDFILE_MODE);
+        match options.open(path) {
+            Ok(file) => Ok(PidFile {
+                path: path.to_owned(),
+                file,
+            }),
+            Err(reason) => Err(DetachError::PidFile {
+                path: path.to_owned(),
+                reason,
+            }),
+        }
+    }
+
+    /// Makes it ours.
+    ///
+    /// # Errors
+    /// [`DetachError::PidFile`].
+    pub(super) fn write(&mut self) -> Result<(), DetachError> {
+        self.file
+            .set_len(0)
+            .and_then(|()| writeln!(self.file, "{}", std::process::id()))
+            .map_err(|reason| DetachError::PidFile {
+                path: self.path.clone(),
+                reason,
+            })
     }
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
+        // Empty: made by us, and never written.
         let ours = fs::read_to_string(&self.path)
-            .is_ok_and(|text| text.trim_end() == std::process::id().to_string());
+            .is_ok_and(|text| text.is_empty() || text.trim_end() == std::process::id().to_string());
         if ours && let Err(reason) = fs::remove_file(&self.path) {
             // The usual case: its directory belongs to root, and we no longer are.
             tracing::info!(target: "MAIN", "The pidfile '{}' stays: {reason}", self.path.display());
@@ -275,7 +296,8 @@ mod tests {
     fn a_pidfile_lives_as_long_as_its_owner() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("pid");
-        let pidfile = PidFile::write(&path).expect("written");
+        let mut pidfile = PidFile::open(&path).expect("opened");
+        pidfile.write().expect("written");
         assert_eq!(
             fs::read_to_string(&path).expect("text"),
             format!("{}\n", std::process::id())
@@ -285,15 +307,27 @@ mod tests {
         drop(pidfile);
         assert!(!path.exists());
 
-        let pidfile = PidFile::write(&path).expect("written");
-        fs::write(&path, "1\n").expect("another daemon's");
+        drop(PidFile::open(&path).expect("opened"));
+        assert!(!path.exists(), "of a daemon that never was");
+
+        fs::write(&path, "4194305\n").expect("another daemon's");
+        drop(PidFile::open(&path).expect("opened"));
+        assert_eq!(fs::read_to_string(&path).expect("text"), "4194305\n");
+
+        let mut pidfile = PidFile::open(&path).expect("opened");
+        pidfile.write().expect("written");
+        assert_eq!(
+            fs::read_to_string(&path).expect("text"),
+            format!("{}\n", std::process::id())
+        );
+        fs::write(&path, "4194305\n").expect("another daemon's");
         drop(pidfile);
-        assert_eq!(fs::read_to_string(&path).expect("text"), "1\n");
+        assert_eq!(fs::read_to_string(&path).expect("text"), "4194305\n");
     }
 
     #[test]
     fn errors_name_what_is_wrong() {
-        let error = PidFile::write(Path::new("/nonexistent/pid")).expect_err("no such directory");
+        let error = PidFile::open(Path::new("/nonexistent/pid")).expect_err("no such directory");
         assert!(
             error
                 .to_string()

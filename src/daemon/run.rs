@@ -183,8 +183,12 @@ fn background(options: &RunOptions) -> Exit {
         Err(_) => return Exit::Failure,
     };
     let start = || -> Result<(Option<PidFile>, Server), StartError> {
-        let pidfile = detach::settle(options)?;
-        Ok((pidfile, Server::start(options)?))
+        let mut pidfile = detach::settle(options)?;
+        let server = Server::start(options)?;
+        if let Some(pidfile) = &mut pidfile {
+            pidfile.write()?;
+        }
+        Ok((pidfile, server))
     };
     match start() {
         Ok((_pidfile, server)) => {
@@ -281,6 +285,8 @@ impl Server {
         } = self;
         service.observe(&mut shard);
         let result = runtime.block_on(Box::pin(serve(shard, signals, reload, service)));
+        // A name server that never answers keeps a thread, which is not waited for.
+        runtime.shutdown_background();
         match &result {
             Ok(()) => info!(target: "SERVER", severity = "notice", "Shut Down"),
             Err(error) => error!(target: "MAIN", severity = "critical", "Router stopped: {error}"),

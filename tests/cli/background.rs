@@ -225,3 +225,24 @@ fn a_background_that_cannot_start_says_why() {
         "the pidfile of a daemon that never was"
     );
 }
+
+/// Whoever starts a daemon that is there already hears of it, and can still stop the first one by its pidfile.
+#[test]
+fn a_start_that_fails_leaves_the_pidfile_to_whoever_has_it() {
+    let site = Site::new("");
+    fs::write(site.config(), background_config(&site)).expect("a file");
+    let daemon = Background::start(&site, &[]);
+    let log = site.log();
+    let line = log.lines().find(|line| line.contains("(notice) Listening on "));
+    let address = bound_address(line.expect("it listens already"));
+    let (_, port) = address.rsplit_once(':').expect("a port");
+    let taken = format!("listener {{\n    host: 127.0.0.1\n    port: {port}\n}}\n");
+    fs::write(site.config(), taken).expect("a file");
+    let again = site.output(&["-d", "-P", &site.path("pid").display().to_string()]);
+    assert_eq!(again.status.code(), Some(1), "{}", text(&again.stderr));
+    let pidfile = fs::read_to_string(site.path("pid")).expect("a pidfile");
+    assert_eq!(pidfile, format!("{}\n", daemon.pid));
+    let pid = daemon.pid;
+    assert_eq!(daemon.stop(), WaitStatus::Exited(pid, 0));
+    assert!(!site.path("pid").exists());
+}

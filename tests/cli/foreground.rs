@@ -1,9 +1,12 @@
 //! A daemon in the foreground: start-up lines, signals, traces.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use crate::site::{Daemon, LISTENER, Site, bound_address, untimed};
 
@@ -115,6 +118,22 @@ fn hangup_breaks_nothing() {
     daemon.send(Signal::SIGTERM);
     let (code, lines) = daemon.end();
     assert_eq!(code, Some(0), "{lines:#?}");
+}
+
+/// A file that cannot be read to its end is like a name server that never answers: it keeps a thread, and must not keep
+/// the process.
+#[test]
+fn a_stop_does_not_wait_for_what_the_system_never_answers() {
+    let site = Site::new(LISTENER);
+    let mut daemon = Daemon::start(&mut site.command());
+    daemon.line_with("(notice) Listening on ");
+    fs::remove_file(site.config()).expect("a file");
+    mkfifo(&site.config(), Mode::S_IRWXU).expect("a pipe that nobody writes into");
+    daemon.send(Signal::SIGHUP);
+    daemon.line_with("MAIN (notice) SIGHUP: reading ");
+    daemon.send(Signal::SIGTERM);
+    daemon.line_with("SERVER (notice) Shut Down");
+    assert_eq!(daemon.end().0, Some(0));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -126,10 +126,16 @@ impl Daemon {
 
     /// Waits for the end: exit code and every line ever seen.
     pub(crate) fn end(mut self) -> (Option<i32>, Vec<String>) {
+        // Its end closes the pipe.
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => self.seen.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("it does not end: {:#?}", self.seen),
+            }
+        }
         let status = self.child.wait().expect("it ends");
-        let mut seen = std::mem::take(&mut self.seen);
-        seen.extend(std::mem::replace(&mut self.lines, channel().1));
-        (status.code(), seen)
+        (status.code(), std::mem::take(&mut self.seen))
     }
 }
 

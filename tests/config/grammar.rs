@@ -170,6 +170,7 @@ fn another_kind_of_file_is_given_up() {
 fn nested_maps_in_every_notation_are_read_alike() {
     for body in [
         "groups: {\n  \"$default\": {\n   \"users\": \"*\", # all\n   # comment\n   \"remoteHosts\": \"*\",\n   \"targets\": [\"d/*\", \"$cbs\"]\n  }\n }",
+        "groups: {\n  \"$default\": {\n   \"users\": \"*\",\n   \"remoteHosts\": \"*\",\n   \"targets\": [\"d/*\", \"$cbs\",], # last\n  },\n }",
         "groups: {\n  $default: {\n   users: * # all\n   # comment\n   remote-hosts: \"*\"\n   targets: d/*, $cbs\n  }\n }",
         "groups: {\"$default\": {\"users\": \"*\", \"remoteHosts\": \"*\", \"targets\": \"d/*,$cbs\"}} # one line",
     ] {

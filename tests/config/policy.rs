@@ -288,3 +288,18 @@ fn vhosts_of_a_directory_are_read_by_name_and_their_faults_have_file_and_line() 
         &[(2, "warning", "denied"), (3, "error", "cannot be read")],
     );
 }
+
+/// The directory of 0.6 holds nothing else.
+#[test]
+fn rulesets_of_0_6_in_the_directory_are_passed_over_with_a_warning() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("old.json");
+    let ruleset = "[\n [\"policyRuleset\", {\"applicationName\": \"app\", \"settings\": {\"g\": {\"sources\": \"*\"}}}]\n]\n";
+    fs::write(&file, ruleset).expect("written");
+    let text = format!("policy {{\n policyFolder: {}\n}}\n", directory.path().display());
+    let report = crate::read(&text);
+    let found = shown(&report);
+    assert!(report.config.is_some(), "{found}");
+    let line = format!("{}:2: warning: policyRuleset is not run: ", file.display());
+    assert!(found.contains(&line), "{line} in\n{found}");
+}

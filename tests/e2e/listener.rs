@@ -361,7 +361,19 @@ async fn tls_that_goes_wrong_costs_nobody_else() -> Result<(), Failure> {
     ensure(!heard.starts_with(b"AMQP"), || {
         format!("{}", heard.escape_ascii())
     })?;
-    router.logged("TLS handshake failed: ").await?;
+    router
+        .logged("TLS handshake failed: what came is not TLS")
+        .await?;
+    // A hello of TLS 1.0, with its 32 random bytes and one cipher suite.
+    let old = [
+        b"\x16\x03\x01\x00\x2d\x01\x00\x00\x29\x03\x01".as_slice(),
+        &[7; 32],
+        b"\x00\x00\x02\x00\x2f\x01\x00",
+    ];
+    say(address, &old.concat()).await?;
+    router
+        .logged("TLS handshake failed: the device's TLS is too old")
+        .await?;
     let mut encrypted = device::encrypt(address, &site.authority.client_config()?).await?;
     be_served(&mut encrypted, "ANONYMOUS", b"").await?;
     // Their time runs from the accept.

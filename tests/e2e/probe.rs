@@ -210,7 +210,7 @@ async fn a_certificate_for_another_host() -> Result<(), Failure> {
     let tls = authority.server_config(&identity)?;
     let expected = [
         "  TLS     FAILED  the server's certificate is for 'other.example', not for 'localhost': correct the connector's \
-         host, or set verifyHostname: no",
+         host or serverName, or set its verifyHostname: no",
         "the name 'localhost' does not fit the certificate\n",
     ];
     about_tls(tls.clone(), &authority.pem(), &expected).await?;

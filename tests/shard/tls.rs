@@ -130,8 +130,8 @@ async fn an_address_is_checked_against_the_addresses_of_the_certificate() {
     let (address, _) = serve(names_only.server(rustls::ALL_VERSIONS)).await;
     assert_eq!(
         refusal(address, settings).await,
-        "the server's certificate is for 'localhost', not for '127.0.0.1': correct the connector's host, or set \
-         verifyHostname: no in sslProfile 'hub-tls'"
+        "the server's certificate is for 'localhost', not for '127.0.0.1': correct the connector's host or \
+         serverName, or set its verifyHostname: no"
     );
 }
 
@@ -270,7 +270,7 @@ async fn a_wrong_name_is_refused_unless_the_name_is_not_asked_for() {
     assert_eq!(
         refusal(address, settings.clone()).await,
         "the server's certificate is for 'hub.example', '*.hub.example', not for 'localhost': correct the \
-         connector's host, or set verifyHostname: no in sslProfile 'hub-tls'"
+         connector's host or serverName, or set its verifyHostname: no"
     );
     settings.verify_hostname = false;
     for version in rustls::ALL_VERSIONS {

@@ -321,8 +321,21 @@ pub(crate) async fn built_beside(beside: &Path) -> Result<PathBuf, Failure> {
         .parent()
         .ok_or_else(|| Failure::new("no target directory"))?;
     let program = profile.join(format!("linkrouterd{}", std::env::consts::EXE_SUFFIX));
+    let example = beside
+        .file_stem()
+        .ok_or_else(|| Failure::new("no name of an example"))?;
     let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--quiet", "--bin", "linkrouterd", "--manifest-path"]);
+    // Together with the example, the daemon takes the crates as they were built for that. And with an environment in
+    // which `cargo run` has left its own variables, crates that look at them would be built anew each time.
+    build.args(["build", "--bin", "linkrouterd", "--example"]);
+    build.arg(example).arg("--manifest-path");
+    for (name, _) in std::env::vars_os() {
+        let is_of_cargo_run =
+            |name: &str| name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_PKG_");
+        if name.to_str().is_some_and(is_of_cargo_run) {
+            build.env_remove(name);
+        }
+    }
     build
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
         .arg("--target-dir")

@@ -69,10 +69,15 @@ impl Inspection {
             let directory = Path::new(path)
                 .parent()
                 .filter(|parent| !parent.as_os_str().is_empty());
-            if directory.is_some_and(|directory| !directory.is_dir()) {
-                let message = format!("Failed to open log file '{path}': there is no such directory");
-                self.add(Severity::Error, log.line, message);
-            }
+            let fault = if directory.is_some_and(|directory| !directory.is_dir()) {
+                "there is no such directory"
+            } else if Path::new(path).is_dir() {
+                "it is a directory; name a file in it"
+            } else {
+                continue;
+            };
+            let message = format!("Failed to open log file '{path}': {fault}");
+            self.add(Severity::Error, log.line, message);
         }
     }
 
@@ -180,6 +185,10 @@ mod tests {
             (
                 "log {\n    module: DEFAULT\n    outputFile: DIR/no/log\n}\n",
                 "Failed to open log file",
+            ),
+            (
+                "log {\n    module: DEFAULT\n    outputFile: DIR\n}\n",
+                "it is a directory",
             ),
         ];
         for (text, part) in cases {

@@ -56,8 +56,6 @@ pub enum Fault {
         expected: String,
         /// The hosts that the certificate names.
         presented: Vec<String>,
-        /// The TLS profile, where the check can be turned off.
-        profile: String,
     },
     /// Anything else that is wrong with the server's certificate.
     BadCertificate(CertificateError),
@@ -182,7 +180,6 @@ impl Fault {
                 Fault::WrongName {
                     expected: printable(&context.settings.server_name),
                     presented: leaf.map(|leaf| leaf.hosts.clone()).unwrap_or_default(),
-                    profile: printable(&context.settings.profile),
                 }
             }
             // "An authority's certificate used as a server's": what `openssl req -x509` makes. It would have been taken
@@ -372,15 +369,14 @@ impl fmt::Display for Fault {
                 write!(f, "; this machine's clock says {}", day(*now))?;
                 f.write_str(if clock_is_unset(*now) { ": clock not set?" } else { ": check the clock" })
             }
-            Fault::WrongName { expected, presented, profile } => {
+            Fault::WrongName { expected, presented } => {
                 match presented.is_empty() {
                     true => f.write_str("the server's certificate names no host (subjectAltName)")?,
                     false => write!(f, "the server's certificate is for '{}'", presented.join("', '"))?,
                 }
                 write!(
                     f,
-                    ", not for '{expected}': correct the connector's host, or set verifyHostname: no in sslProfile \
-                     '{profile}'"
+                    ", not for '{expected}': correct the connector's host or serverName, or set its verifyHostname: no"
                 )
             }
             Fault::BadCertificate(error) => write!(f, "the server's certificate is not acceptable: {error}"),

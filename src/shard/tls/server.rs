@@ -176,6 +176,10 @@ fn explain(error: io::Error) -> String {
         Ok(Error::PeerIncompatible(
             PeerIncompatible::Tls12NotOfferedOrEnabled | PeerIncompatible::SupportedVersionsExtensionRequired,
         )) => "the device offers no version of TLS that the sslProfile allows".to_owned(),
+        // They came with TLS 1.2 (RFC 5246, §7.4.1.4.1), and are looked for before the version is.
+        Ok(Error::PeerIncompatible(PeerIncompatible::SignatureAlgorithmsExtensionRequired)) => {
+            "the device's TLS is too old: 1.1 or older, or 1.2 without signature algorithms".to_owned()
+        }
         Ok(error) => error.to_string(),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             "the device hung up in the middle of it: does it trust the authority of our certificate?"

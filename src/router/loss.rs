@@ -329,6 +329,8 @@ impl Router {
                 if let Some(entry) = self.entry_mut(device.connection) {
                     entry.connection.end_session(device.channel, error);
                 }
+                // `$cbs` links that it had on the same session.
+                self.on_local_session_ended(device.connection, device.channel, None, self.now);
                 self.wake(device.connection);
             }
             None => self.upstream_gone(number, &lost, Extent::Session),

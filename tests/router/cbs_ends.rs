@@ -6,8 +6,8 @@ use linkrouterd::amqp::value::Value;
 use linkrouterd::router::settings::{CbsMode, RouterSettings};
 
 use crate::cbs_hub::{
-    ASKS, CBS_HUB_AUTO, CbsDevice, CbsHub, HEARS, answers_on, audience, cbs_settings, cbs_world, put_token,
-    seconds, token,
+    ASKS, CBS_HUB_AUTO, CbsDevice, CbsHub, HEARS, answers_on, audience, cbs_settings, cbs_world, encoded,
+    put_token, seconds, token,
 };
 use crate::peer::{Announces, Auto};
 use crate::wire::{self, ACCEPTED, condition};
@@ -316,6 +316,42 @@ fn a_hub_that_refuses_cbs_ends_the_links_that_asked_and_no_others() {
     let told = detached(&mut world, device.peer, ASKS);
     assert_eq!(told.as_deref(), Some("amqp:link:detach-forced"));
     assert!(world.is_alive(hub) && world.is_alive(device.peer));
+}
+
+/// The device's session ends with that of the hub, and whatever is attached on it; channel and handles may be used again.
+#[test]
+fn a_session_that_ends_with_that_of_the_hub_takes_its_cbs_links_along() {
+    let mut world = cbs_world(cbs_settings());
+    let device = CbsDevice::new(&mut world, "d1");
+    let mut hub = CbsHub::new(&world);
+    device.puts(&mut world, &mut hub, "d1");
+    world.peer(device.peer).attach(0, 5, "telemetry", true, EVENTS);
+    world.run();
+    let (channel, _) = world
+        .peer(hub.peer)
+        .find("telemetry@d1", false)
+        .expect("attached");
+    device.ask(&mut world, &put_token("d1", Value::Ulong(1)));
+    let under_way = hub.request(&mut world);
+    world.peer(hub.peer).end(channel, Value::Null);
+    world.run();
+    assert!(world.peer(device.peer).sessions.is_empty());
+    hub.answer(&mut world, &under_way, 200, "OK");
+    let it = world.peer(device.peer);
+    it.begin(0);
+    // Under each other's handles.
+    it.attach(0, HEARS, "cbs-sender", true, "$cbs");
+    it.attach(0, ASKS, "cbs-receiver", false, "$cbs");
+    world.run();
+    let it = world.peer(device.peer);
+    it.grant(0, ASKS, 100);
+    it.send(0, HEARS, &encoded(&put_token("d1", Value::Ulong(2))), false);
+    world.run();
+    let request = hub.request(&mut world);
+    hub.answer(&mut world, &request, 200, "OK");
+    let answers = answers_on(world.peer(device.peer), 0, ASKS);
+    assert_eq!(answers.len(), 1);
+    assert_eq!(answers[0].id, Some(Value::Ulong(2)));
 }
 
 #[test]

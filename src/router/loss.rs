@@ -1,6 +1,8 @@
 //! Ends of things: sessions, devices and hubs that go, politely or not. Whatever goes, the other side is told, what
 //! was half-sent is aborted unless it may be resumed, and everything is freed.
 
+use std::collections::HashSet;
+
 use super::connection::{Kind, index};
 use super::delivery_map::Ids;
 use super::drain::STOPPING;
@@ -461,23 +463,30 @@ impl Router {
         };
         let Some(device) = pair.device else { return };
         let mut parked = Vec::new();
+        let is_delivering = |&link: &u32| {
+            let link = self.link_pairs.get(index(link));
+            link.is_some_and(|link| link.delivering.is_some())
+        };
+        // Links in the middle of a delivery: their next frame begins no other. One that has begun to go out is in doubt,
+        // not unsent.
+        let mut unfinished: HashSet<u32> = pair.links.iter().copied().filter(is_delivering).collect();
         let mut bodies = pair.up.bodies.as_slice();
         for entry in &pair.up.entries {
             let (body, rest) = bodies.split_at_checked(entry.length).unwrap_or((bodies, &[]));
             bodies = rest;
             if entry.kind == ParkedKind::Transfer
-                && entry.offset == 0
                 && let Ok(Performative::Transfer(transfer)) = Performative::parse(body)
-                && let Some(id) = transfer.delivery_id
-                && transfer.settled != Some(true)
-                && parked.last() != Some(&id)
-                // The rest of a delivery that has begun to go out: that one is in doubt, not unsent.
-                && self
-                    .link_pairs
-                    .get(index(entry.link))
-                    .is_none_or(|link| link.delivering.is_none_or(|(source, _)| source != id))
             {
-                parked.push(id);
+                let is_first = match transfer.more && !transfer.aborted {
+                    true => unfinished.insert(entry.link),
+                    false => !unfinished.remove(&entry.link),
+                };
+                if is_first
+                    && let Some(id) = transfer.delivery_id
+                    && transfer.settled != Some(true)
+                {
+                    parked.push(id);
+                }
             }
         }
         if let Some(entry) = self.entry_mut(device.connection) {

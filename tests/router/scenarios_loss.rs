@@ -206,6 +206,31 @@ fn what_a_lost_hub_never_saw_is_released_and_what_it_saw_half_is_in_doubt_once()
     device.expect(wire::DETACH);
 }
 
+/// Frames of two deliveries in turn, each with its delivery-id.
+#[test]
+fn what_a_lost_hub_never_saw_is_released_once_however_its_frames_come() {
+    let mut p = tunnel_with(2048, 1);
+    p.world.peer(p.device).attach(0, 2, "other", true, UP);
+    p.world.run();
+    p.world.peer(p.device).skip();
+    p.world.peer(p.device).send(0, 0, b"gone", false);
+    let peer = p.world.peer(p.device);
+    for more in [true, true, false] {
+        peer.say_transfer(0, 0, Some((1, 1)), false, more, b"piece");
+        peer.say_transfer(0, 2, Some((2, 2)), false, more, b"piece");
+    }
+    p.world.run();
+    p.world.lose(p.hub);
+    p.world.run();
+    let device = p.world.peer(p.device);
+    let outcomes = [(0, wire::MODIFIED), (1, wire::RELEASED), (2, wire::RELEASED)];
+    for (id, state) in outcomes {
+        let outcome = device.expect(wire::DISPOSITION);
+        assert_eq!(settled(&outcome), (Some(id), Some(id), true, Some(state)));
+    }
+    device.expect(wire::DETACH);
+}
+
 #[test]
 fn a_hub_lost_before_it_answers_leaves_the_attach_waiting_or_refused() {
     // While it opens: the attach waits on.

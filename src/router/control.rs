@@ -71,36 +71,36 @@ impl Router {
             return;
         };
         let (pair, way) = (link.session_pair, link.way());
-        if from == way.target() {
-            let grants = link_flow.drain || link_flow.link_credit.is_some_and(|credit| credit > 0);
-            link.is_granted |= grants;
-            if let (Leg::Device, Some(waiting)) = (from, &mut link.waiting) {
-                if body.len() <= limits::WAITING_ATTACH_BYTES {
-                    waiting.flow = Some(body.to_vec());
-                } else {
-                    self.refuse_too_much(number);
-                }
-                return;
-            }
-            self.forward_flow(number, from.other(), link_flow.tail);
-            if grants {
-                self.pump(pair, way);
-            }
-        } else if self
-            .session_pairs
-            .get(index(pair))
-            .is_some_and(|pair| pair.lane(way).is_empty())
-        {
-            self.forward_flow(number, from.other(), link_flow.tail);
-        } else {
-            // The sender's flow speaks of the transfers before it.
+        let is_of_receiver = from == way.target();
+        let grants =
+            is_of_receiver && (link_flow.drain || link_flow.link_credit.is_some_and(|credit| credit > 0));
+        link.is_granted |= grants;
+        // The sender's flow speaks of the transfers before it.
+        let goes_now = is_of_receiver
+            || self
+                .session_pairs
+                .get(index(pair))
+                .is_some_and(|pair| pair.lane(way).is_empty());
+        if !goes_now {
             let parked = Parked {
                 kind: ParkedKind::Flow,
                 link: number,
                 length: body.len(),
                 offset: 0,
             };
-            self.park(pair, way, parked, body);
+            return self.park(pair, way, parked, body);
+        }
+        if let (Leg::Device, Some(waiting)) = (from, &mut link.waiting) {
+            if body.len() <= limits::WAITING_ATTACH_BYTES {
+                waiting.flow = Some(body.to_vec());
+            } else {
+                self.refuse_too_much(number);
+            }
+            return;
+        }
+        self.forward_flow(number, from.other(), link_flow.tail);
+        if grants {
+            self.pump(pair, way);
         }
     }
 

@@ -296,6 +296,30 @@ fn regression_1194_credit_said_in_one_breath_with_the_attach_is_passed_on_once()
     );
 }
 
+/// A receiver may give credit because of it (AMQP 1.0 part 2, §2.6.7, available).
+#[test]
+fn what_a_sender_says_is_available_before_the_hub_is_there_is_passed_on() {
+    let mut world = World::new(settings());
+    world.hub = None;
+    let device = world.device("dev");
+    let peer = world.peer(device);
+    peer.attach(0, 0, "up", true, "devices/d1");
+    for available in [1, 3] {
+        let fields = [0, 9, 0, 9, 0, 0, 0, available].map(wire::uint);
+        peer.say(&wire::Frame::new(0, wire::FLOW, fields.to_vec()));
+    }
+    world.run();
+    let hub = world.answer_dial(HUB_AUTO, Announces::default());
+    world.run();
+    let flows = world
+        .peer(hub)
+        .log
+        .iter()
+        .filter(|frame| frame.code == wire::FLOW);
+    let available: Vec<_> = flows.map(|frame| frame.uint(7)).collect();
+    assert_eq!(available, [Some(3)]);
+}
+
 #[test]
 fn regression_458_a_receiver_that_gives_one_credit_at_a_time_gets_all() {
     for (receiver_is_device, window) in [(true, 1), (true, 2048), (false, 1), (false, 2048)] {

@@ -31,6 +31,35 @@ pub(super) enum Ids {
     Target,
 }
 
+impl Ids {
+    const fn other(self) -> Self {
+        match self {
+            Ids::Source => Ids::Target,
+            Ids::Target => Ids::Source,
+        }
+    }
+}
+
+/// Deliveries of one run that lie in a range.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    position: u64,
+    length: u32,
+    /// The first of them, on the other side.
+    other: DeliveryId,
+}
+
+impl Part {
+    const fn end(&self) -> u64 {
+        self.position + self.length as u64
+    }
+
+    /// The last of them, on the other side.
+    const fn last(&self) -> DeliveryId {
+        self.other.plus(self.length - 1)
+    }
+}
+
 impl Run {
     const fn first(&self, ids: Ids) -> DeliveryId {
         match ids {
@@ -48,6 +77,15 @@ impl Run {
         }
         let lead = start.since(first);
         (lead < count).then(|| (0, self.length.min(count - lead)))
+    }
+
+    fn part(&self, ids: Ids, first: DeliveryId, count: u32) -> Option<Part> {
+        let (offset, length) = self.overlap(ids, first, count)?;
+        Some(Part {
+            position: self.position + u64::from(offset),
+            length,
+            other: self.first(ids.other()).plus(offset),
+        })
     }
 
     /// Whether the run holds `id` or begins behind it; `origin` is the first id of all.
@@ -127,25 +165,32 @@ impl DeliveryMap {
         let Some(origin) = self.runs.front().map(|run| run.first(ids)) else {
             return;
         };
-        // Ids only grow, so the runs that lie wholly before `first` are a prefix of the list.
+        // Ids only grow, so the runs that lie wholly before `first` are a prefix of the list; those in the range follow.
         let before =
             |run: &Run| first.since(origin) < 0x8000_0000 && !run.contains_or_follows(ids, first, origin);
-        for index in self.runs.partition_point(before)..self.runs.len() {
-            let Some(&run) = self.runs.get(index) else { break };
-            let Some((offset, length)) = run.overlap(ids, first, count) else {
-                break;
-            };
-            let other = match ids {
-                Ids::Source => run.target,
-                Ids::Target => run.source,
-            };
-            out.push((other.plus(offset), other.plus(offset + length - 1)));
-            if settle {
-                let from = run.position + u64::from(offset);
-                self.clear(from, from + u64::from(length));
+        let is_past = |run: &Run| !before(run) && run.part(ids, first, count).is_none();
+        let start = self.runs.partition_point(before);
+        let end = self.runs.partition_point(|run| !is_past(run)).max(start);
+        let parts = self
+            .runs
+            .range(start..end)
+            .filter_map(|run| run.part(ids, first, count));
+        let Some(front) = parts.clone().next() else { return };
+        let back = parts.clone().next_back().unwrap_or(front);
+        // A peer may leave gaps between its ids, and speak of all of them again and again: as a rule the deliveries follow
+        // each other on the other side all the same, and are one range there.
+        if back.end().checked_sub(front.position) == Some(u64::from(back.last().since(front.other)) + 1) {
+            out.push((front.other, back.last()));
+        } else {
+            for part in parts {
+                match out.last_mut() {
+                    Some((_, last)) if last.plus(1) == part.other => *last = part.last(),
+                    Some(_) | None => out.push((part.other, part.last())),
+                }
             }
         }
         if settle {
+            self.clear(front.position, back.end());
             self.prune();
         }
     }
@@ -288,6 +333,26 @@ mod tests {
     }
 
     #[test]
+    fn what_one_side_keeps_apart_is_a_range_on_the_other() {
+        let mut map = DeliveryMap::default();
+        for step in 0..10u32 {
+            let gap = u32::from(step >= 6);
+            map.push(DeliveryId(3 * step), DeliveryId(7 + step + gap), false);
+        }
+        assert_eq!(map.runs.len(), 10);
+        assert_eq!(translate(&mut map, Ids::Source, 1, 15, false), [(8, 12)]);
+        assert_eq!(
+            translate(&mut map, Ids::Source, 0, 100, true),
+            [(7, 12), (14, 17)]
+        );
+        assert!(!map.has_unsettled());
+        assert_eq!(
+            translate(&mut map, Ids::Target, 12, 14, false),
+            [(15, 15), (18, 18)]
+        );
+    }
+
+    #[test]
     fn ids_that_were_never_sent_are_unknown() {
         let mut map = DeliveryMap::default();
         map.push(DeliveryId(5), DeliveryId(0), false);
@@ -344,7 +409,8 @@ mod tests {
         /// Against a list of pairs: every unsettled delivery translates, both ways; runs never mix deliveries up.
         #[test]
         fn agrees_with_a_list(gaps in prop::collection::vec((0u32..3, any::<bool>()), 1..200),
-                              settled in prop::collection::vec(0usize..200, 0..200)) {
+                              settled in prop::collection::vec(0usize..200, 0..200),
+                              start in 0u32..600, count in 1u32..600) {
             let mut map = DeliveryMap::default();
             let mut list: Vec<(u32, u32, bool)> = Vec::new();
             let mut source = 0xffff_fff0u32;
@@ -368,6 +434,16 @@ mod tests {
                     prop_assert_eq!(translate(&mut map, Ids::Target, target, target, false), vec![(source, source)]);
                 }
             }
+            let first = 0xffff_ffe0u32.wrapping_add(start);
+            let known = translate(&mut map, Ids::Source, first, first.wrapping_add(count - 1), false);
+            let known: Vec<u32> = known.into_iter().flat_map(|(a, b)| a..=b).collect();
+            let mut meant = Vec::new();
+            for &(source, target, is_settled) in &list {
+                let is_meant = source.wrapping_sub(first) < count;
+                prop_assert!(is_meant && is_settled || known.contains(&target) == is_meant);
+                meant.extend(is_meant.then_some(target));
+            }
+            prop_assert!(known.iter().all(|target| meant.contains(target)));
             let mut ranges = Vec::new();
             map.unsettled(Ids::Target, &mut ranges);
             let open: Vec<u32> = ranges.iter().flat_map(|(a, b)| a.0..=b.0).collect();

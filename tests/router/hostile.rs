@@ -273,3 +273,42 @@ fn a_device_may_not_attach_links_without_end() {
     world.lose(device);
     assert_eq!(world.router.snapshot(), linkrouterd::router::Snapshot::default());
 }
+
+/// Each of its ids is a run of its own here, for none follows on the one before, and none goes, for the first delivery
+/// never ends.
+#[test]
+fn what_a_device_says_of_ids_with_gaps_is_said_once_to_its_hub() {
+    let mut world = World::new(settings());
+    world.keeps_logs = false;
+    world.hub_ignores_credit = true;
+    let device = world.device("gaps");
+    world.peer(device).attach(0, 0, "endless", true, UP);
+    world.peer(device).attach(0, 1, "up", true, UP);
+    world.run();
+    let hub = world.hub_id();
+    for name in ["endless@gaps", "up@gaps"] {
+        let (channel, handle) = world.peer(hub).find(name, false).expect("attached");
+        world.peer(hub).grant(channel, handle, 1);
+    }
+    world.run();
+    world
+        .peer(device)
+        .say_transfer(0, 0, Some((0, 0)), false, true, b"and so on");
+    for number in 1..2000 {
+        let id = 2 * number;
+        world
+            .peer(device)
+            .say_transfer(0, 1, Some((id, id)), true, false, b"settled");
+    }
+    world.run();
+    world.set_reads(hub, false);
+    let peer = world.peer(device);
+    let start = peer.out.len();
+    for _ in 0..100 {
+        peer.dispose(0, false, 0, 4000, false, Value::Null);
+    }
+    let said = peer.out.len() - start;
+    world.run();
+    let waiting = world.router.snapshot().outbox_bytes;
+    assert!((1..=said).contains(&waiting), "{waiting} of {said}");
+}

@@ -91,7 +91,7 @@ pub const BROKER_OUTBOX_MAX: usize = 16 * 1024 * 1024;
 pub const TRACKED_DELIVERIES: u64 = 1 << 20;
 
 /// Runs of delivery-ids by which one session tracks them. Beyond it: a disposition for one of the oldest is dropped. Only a
-/// session whose deliveries alternate between two hubs, or whose peer leaves gaps between its ids, comes near it.
+/// session whose deliveries alternate between two hubs, or have ids with gaps between them, all unsettled, comes near it.
 pub const TRACKED_RUNS: usize = 16_384;
 
 /// Links whose attach waits for one connector. Beyond it: refused with `amqp:resource-limit-exceeded`.

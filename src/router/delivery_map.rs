@@ -116,20 +116,24 @@ impl DeliveryMap {
     /// The next delivery, under its two ids.
     #[inline]
     pub(super) fn push(&mut self, source: DeliveryId, target: DeliveryId, is_settled: bool) {
-        match self.runs.back_mut() {
-            Some(run)
-                if run.length < MAX_RUN
-                    && run.source.plus(run.length) == source
-                    && run.target.plus(run.length) == target =>
-            {
-                run.length += 1;
+        let next = |run: &&mut Run| {
+            run.length < MAX_RUN
+                && run.source.plus(run.length) == source
+                && run.target.plus(run.length) == target
+        };
+        match self.runs.back_mut().filter(next) {
+            Some(run) => run.length += 1,
+            None => {
+                if self.runs.back().is_some_and(|run| self.is_over(run)) {
+                    self.runs.pop_back();
+                }
+                self.runs.push_back(Run {
+                    position: self.next,
+                    length: 1,
+                    source,
+                    target,
+                });
             }
-            _ => self.runs.push_back(Run {
-                position: self.next,
-                length: 1,
-                source,
-                target,
-            }),
         }
         let position = self.next;
         self.next += 1;
@@ -191,7 +195,7 @@ impl DeliveryMap {
         }
         if settle {
             self.clear(front.position, back.end());
-            self.prune();
+            self.forget_settled(start..end);
         }
     }
 
@@ -205,15 +209,14 @@ impl DeliveryMap {
 
     /// A delivery turned out settled while it was still being sent.
     pub(super) fn settle(&mut self, source: DeliveryId) {
-        let run = self
-            .runs
-            .iter()
-            .rev()
-            .find(|run| source.since(run.source) < run.length);
-        if let Some(run) = run {
-            let position = run.position + u64::from(source.since(run.source));
+        let runs = self.runs.iter().enumerate().rev();
+        let found = runs
+            .map(|(index, run)| (index, run, source.since(run.source)))
+            .find(|(_, run, offset)| *offset < run.length);
+        if let Some((index, run, offset)) = found {
+            let position = run.position + u64::from(offset);
             self.clear(position, position + 1);
-            self.prune();
+            self.forget_settled(index..index + 1);
         }
     }
 
@@ -260,17 +263,33 @@ impl DeliveryMap {
         }
     }
 
-    /// Clears the bits of positions from `from` up to `to`, word by word.
+    /// Clears the bits of positions from `from` up to `to`.
     fn clear(&mut self, from: u64, to: u64) {
-        let mut position = from.max(self.base);
-        while position < to {
-            let end = ((position | 63) + 1).min(to);
+        for (position, ones) in masks(from.max(self.base), to) {
             let Some(word) = self.word(position) else { return };
-            let width = end - position;
-            let ones = if width == 64 { u64::MAX } else { (1 << width) - 1 };
-            *word &= !(ones << (position % 64));
-            position = end;
+            *word &= !ones;
         }
+    }
+
+    /// Whether none of a run's deliveries is unsettled.
+    fn is_over(&self, run: &Run) -> bool {
+        masks(run.position.max(self.base), run.end()).all(|(position, ones)| {
+            let word = usize::try_from((position - self.base) / 64)
+                .ok()
+                .and_then(|index| self.unsettled.get(index));
+            word.is_none_or(|word| word & ones == 0)
+        })
+    }
+
+    /// Some of the deliveries of these runs have been settled.
+    fn forget_settled(&mut self, runs: std::ops::Range<usize>) {
+        let last = self.runs.len().saturating_sub(1);
+        for index in (runs.start..runs.end.min(last)).rev() {
+            if self.runs.get(index).is_some_and(|run| self.is_over(run)) {
+                self.runs.remove(index);
+            }
+        }
+        self.prune();
     }
 
     /// The word of a position; `base` is a multiple of 64, so bit numbers are those of the position.
@@ -294,6 +313,17 @@ impl DeliveryMap {
             self.runs.pop_front();
         }
     }
+}
+
+/// The words that hold the bits of positions from `from` up to `to`: a position in each, and those bits.
+fn masks(from: u64, to: u64) -> impl Iterator<Item = (u64, u64)> {
+    let mut position = from;
+    std::iter::from_fn(move || {
+        let start = position;
+        position = ((start | 63) + 1).min(to);
+        let width = position.checked_sub(start).filter(|&width| width > 0)?;
+        Some((start, u64::MAX >> (64 - width) << (start % 64)))
+    })
 }
 
 fn length(words: &VecDeque<u64>) -> u64 {
@@ -342,14 +372,14 @@ mod tests {
         assert_eq!(map.runs.len(), 10);
         assert_eq!(translate(&mut map, Ids::Source, 1, 15, false), [(8, 12)]);
         assert_eq!(
+            translate(&mut map, Ids::Target, 12, 14, false),
+            [(15, 15), (18, 18)]
+        );
+        assert_eq!(
             translate(&mut map, Ids::Source, 0, 100, true),
             [(7, 12), (14, 17)]
         );
         assert!(!map.has_unsettled());
-        assert_eq!(
-            translate(&mut map, Ids::Target, 12, 14, false),
-            [(15, 15), (18, 18)]
-        );
     }
 
     #[test]
@@ -394,6 +424,28 @@ mod tests {
         push(&mut map, tracked);
         assert_eq!(translate(&mut map, Ids::Source, 0, 0, false), []);
         assert_eq!(translate(&mut map, Ids::Source, 2, 2, false), [(1, 1)]);
+    }
+
+    #[test]
+    fn a_run_goes_when_it_is_settled_and_not_the_last_wherever_it_is() {
+        let mut map = DeliveryMap::default();
+        map.push(DeliveryId(0), DeliveryId(0), false);
+        for step in 1..1000u32 {
+            map.push(DeliveryId(2 * step), DeliveryId(step), true);
+        }
+        assert_eq!(map.runs.len(), 2);
+        for step in 1000..1100u32 {
+            map.push(DeliveryId(2 * step), DeliveryId(step), false);
+        }
+        assert_eq!(map.runs.len(), 101);
+        map.settle(DeliveryId(2050));
+        assert_eq!(translate(&mut map, Ids::Target, 1030, 1030, true), [(2060, 2060)]);
+        assert_eq!(map.runs.len(), 99);
+        assert_eq!(translate(&mut map, Ids::Source, 2000, 3000, true), [(1000, 1099)]);
+        assert_eq!(map.runs.len(), 2);
+        assert_eq!(translate(&mut map, Ids::Source, 0, 0, true), [(0, 0)]);
+        assert_eq!(map.runs.len(), 1);
+        assert!(!map.has_unsettled());
     }
 
     #[test]

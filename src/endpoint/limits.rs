@@ -25,6 +25,11 @@ pub const UPSTREAM_CHANNEL_MAX: u16 = 32_767;
 /// 1035). Beyond it: its attaches are refused with `amqp:resource-limit-exceeded`.
 pub const TENANT_HOST: usize = 255;
 
+/// Bytes of a device's container-id that are put behind the name of each of its links at a hub, however short an attach
+/// is: an open that fits the frames which any peer takes before it has said more (512 bytes) has no longer one. Beyond
+/// it: its attaches are refused with `amqp:resource-limit-exceeded`.
+pub const CONTAINER_ID: usize = 512;
+
 /// Hosts that a hub may announce in the `failover-server-list` of its open. Beyond it: the rest is passed over.
 pub const FAILOVER_HOSTS: usize = 8;
 

@@ -190,7 +190,8 @@ impl Router {
         let link = self.link_pairs.get(index(number)).ok_or_else(lost)?;
         let (pair, role, name) = (link.session_pair, link.role, link.name.clone());
         let session_pair = self.session_pairs.get(index(pair)).ok_or_else(lost)?;
-        let (id, device) = (session_pair.connector, session_pair.device.ok_or_else(lost)?);
+        let (id, upstream) = (session_pair.connector, session_pair.upstream);
+        let device = session_pair.device.ok_or_else(lost)?;
         let hub = self.usable_connection(id).ok_or_else(lost)?;
         if self.upstream_links(device.connection) >= limits::DEVICE_LINKS {
             return Err(AmqpError::new(
@@ -198,7 +199,17 @@ impl Router {
                 "the hub has not let go of too many links that this device has detached",
             ));
         }
-        let upstream = match session_pair.upstream {
+        let container_id = self
+            .entry(device.connection)
+            .map(|entry| entry.container_id.clone())
+            .unwrap_or_default();
+        if container_id.len() > limits::CONTAINER_ID {
+            return Err(AmqpError::new(
+                condition::RESOURCE_LIMIT_EXCEEDED,
+                "The container-id in the open is too long for the names of links",
+            ));
+        }
+        let upstream = match upstream {
             Some(session) => session,
             None => {
                 let is_traced = self.is_traced(device.connection);
@@ -225,10 +236,6 @@ impl Router {
             session_pair.upstream = Some(upstream);
         }
         self.evict_predecessors(number, device.connection, id, attach);
-        let container_id = self
-            .entry(device.connection)
-            .map(|entry| entry.container_id.clone())
-            .unwrap_or_default();
         // The address that was decided about, or none.
         let edited = match self
             .link_pairs

@@ -189,6 +189,26 @@ fn a_virtual_host_as_long_as_the_name_of_a_host_may_be_is_put_in_front() {
     }
 }
 
+/// The hub gets the whole of it with each link.
+#[test]
+fn a_container_id_as_long_as_an_open_may_be_is_put_behind_the_names_of_links() {
+    for (length, is_taken) in [(limits::CONTAINER_ID, true), (limits::CONTAINER_ID + 1, false)] {
+        let mut world = World::new(settings());
+        let id = "c".repeat(length);
+        let device = world.device(&id);
+        world.peer(device).attach(0, 0, "up", true, "devices/d1");
+        world.run();
+        let refused = heard(&mut world, device, wire::DETACH);
+        assert_eq!(
+            refused.as_deref(),
+            (!is_taken).then_some("amqp:resource-limit-exceeded"),
+            "{length}"
+        );
+        let name = format!("up@{id}");
+        assert_eq!(world.hub().find(&name, false).is_some(), is_taken, "{length}");
+    }
+}
+
 // ---- what waits ------------------------------------------------------------------------------------------------------
 
 #[test]

@@ -100,11 +100,6 @@ const SAFE: [(&str, &str, &str); 22] = [
         "limits::UPSTREAM_WINDOW_BYTES / frame_size(limits)",
         "at least MIN_MAX_FRAME_SIZE",
     ),
-    (
-        "src/router/delivery_map.rs",
-        "self.runs.remove(index)",
-        "of a VecDeque: nothing for a place that it has not",
-    ),
     ("src/router/drain.rs", "draining.len() / LOOKED_AT", "a constant"),
     ("src/router/eviction.rs", "self.0.remove(node)", "a map"),
     ("src/router/link_names.rs", "self.used.remove(name)", "a set"),

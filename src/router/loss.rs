@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use super::attach::excerpt;
 use super::connection::{Kind, index};
 use super::delivery_map::Ids;
 use super::drain::STOPPING;
@@ -99,7 +100,7 @@ impl Router {
         }
     }
 
-    /// The connector of a hub, and why it went.
+    /// The connector of a hub, and why it went: in short, for every link is told.
     fn what_is_lost(&self, key: ConnectionKey, farewell: &Farewell) -> String {
         let name = self
             .entry(key)
@@ -110,7 +111,7 @@ impl Router {
             Farewell::Lost(Some(reason)) => reason.as_str(),
             Farewell::Lost(None) | Farewell::Graceful => "closed",
         };
-        format!("Connection {name}: {reason}")
+        format!("Connection {name}: {}", excerpt(reason))
     }
 
     /// A hub that this device has used is lost, `what` says which and why: closes the device's connection, if its
@@ -306,11 +307,11 @@ impl Router {
         let text = error.and_then(|error| ErrorView::parse(error).ok()).map_or_else(
             || "The hub ended the session".to_owned(),
             |error| {
-                format!(
-                    "The hub ended the session: {} {}",
-                    error.condition,
-                    error.description.unwrap_or_default()
-                )
+                let description = error.description.unwrap_or_default();
+                excerpt(&format!(
+                    "The hub ended the session: {} {description}",
+                    error.condition
+                ))
             },
         );
         let has_links = !pair.links.is_empty();

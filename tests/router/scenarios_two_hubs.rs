@@ -3,6 +3,7 @@
 use linkrouterd::amqp::value::Value;
 use linkrouterd::router::settings::{Destination, Direction, Matcher, RouteSettings};
 
+use crate::peer::Peer;
 use crate::wire::{self, condition, described, error};
 use crate::world::{PeerId, World, settings};
 
@@ -106,6 +107,33 @@ fn the_end_of_one_hub_detaches_its_links_and_leaves_the_session() {
     f.world.run();
     let (other, place) = f.hubs[1];
     assert_eq!(f.world.peer(other).link(place.0, place.1).received.len(), 2);
+}
+
+/// As much as fits into a frame: every link is told.
+#[test]
+fn what_a_hub_says_at_length_when_it_goes_is_repeated_to_each_link_in_short() {
+    let goes = [
+        |hub: &mut Peer, channel, reason| hub.end(channel, reason),
+        |hub: &mut Peer, _, reason| hub.close(reason),
+    ];
+    for go in goes {
+        let mut f = fork();
+        for handle in 2..50 {
+            let name = format!("l{handle}");
+            f.world.peer(f.device).attach(0, handle, &name, true, "second/d1");
+        }
+        f.world.run();
+        f.world.set_reads(f.device, false);
+        let (hub, (channel, _)) = f.hubs[1];
+        let reason = error("amqp:internal-error", &"so ".repeat(10_000), Value::Null);
+        go(f.world.peer(hub), channel, reason);
+        f.world.run();
+        let said = f.world.router.snapshot().outbox_bytes;
+        assert!((1..50_000).contains(&said), "{said}");
+        f.world.set_reads(f.device, true);
+        f.world.run();
+        assert!(f.world.peer(f.device).link(0, 49).detached.is_some());
+    }
 }
 
 #[test]

@@ -403,9 +403,10 @@ impl Router {
                 if let Some(reason) = &reason {
                     tracing::info!(
                         target: "SERVER",
-                        "[C{}] Connection from {} closed by the peer: {reason}",
+                        "[C{}] Connection from {} closed by the peer: {}",
                         entry.connection.number,
-                        entry.transport.peer
+                        entry.transport.peer,
+                        excerpt(reason)
                     );
                 }
                 match entry.kind.connector() {

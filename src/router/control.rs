@@ -1,5 +1,6 @@
 //! Flow, disposition and detach across a pair.
 
+use super::attach::excerpt;
 use super::connection::{Kind, index};
 use super::delivery_map::Ids;
 use super::pair::{Leg, Parked, ParkedKind, Way};
@@ -398,22 +399,19 @@ fn log_detach(
     advice: Option<String>,
 ) {
     let error = detach.error.and_then(|error| ErrorView::parse(error).ok());
-    let side = match from {
-        Leg::Device => "by the device",
-        Leg::Upstream => "by the hub",
+    let error = error.map(|error| format!("{} {}", error.condition, error.description.unwrap_or_default()));
+    let (side, error) = match from {
+        Leg::Device => ("by the device", error.as_deref().map(excerpt)),
+        Leg::Upstream => ("by the hub", error),
     };
     match (error, advice) {
         (Some(error), Some(advice)) => tracing::warn!(
             target: "ROUTER_CORE",
-            "[C{connection}][L{link}] Link detached {side}: del={deliveries} {} {}. {advice}",
-            error.condition,
-            error.description.unwrap_or_default()
+            "[C{connection}][L{link}] Link detached {side}: del={deliveries} {error}. {advice}"
         ),
         (Some(error), None) => tracing::info!(
             target: "ROUTER_CORE",
-            "[C{connection}][L{link}] Link detached {side}: del={deliveries} {} {}",
-            error.condition,
-            error.description.unwrap_or_default()
+            "[C{connection}][L{link}] Link detached {side}: del={deliveries} {error}"
         ),
         (None, _) => {
             tracing::info!(target: "ROUTER_CORE", "[C{connection}][L{link}] Link detached {side}: del={deliveries}");

@@ -5,6 +5,7 @@ use std::time::Duration;
 use linkrouterd::amqp::value::Value;
 
 use crate::peer::Announces;
+use crate::said_in_log::Said;
 use crate::tunnel::{UP, tunnel, tunnel_with};
 use crate::wire::{self, condition, error, string, symbol};
 use crate::world::{HUB_AUTO, PeerId, World, settings};
@@ -258,4 +259,18 @@ fn a_refused_attach_takes_what_was_parked_behind_it_along() {
     );
     let detach = world.peer(device).link(0, 0).detached.clone().expect("a detach");
     assert_eq!(condition(&detach), Some("amqp:link:detach-forced"));
+}
+
+#[test]
+fn what_a_device_says_at_length_is_logged_in_short() {
+    let long = error("amqp:internal-error", &"so ".repeat(5000), Value::Null);
+    let said = Said::of(|| {
+        let mut p = tunnel();
+        p.world.peer(p.device).detach(0, 0, true, long.clone());
+        p.world.peer(p.device).close(long);
+        p.world.run();
+    });
+    for what in ["Link detached by the device", "closed by the peer"] {
+        assert!(said.line(what).len() < 500, "{what}");
+    }
 }

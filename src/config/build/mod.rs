@@ -320,6 +320,10 @@ fn host_fault(host: &str) -> Option<&'static str> {
     let address = host.split_once('%').map_or(host, |(address, _)| address);
     if host.parse::<IpAddr>().is_ok() || address.parse::<Ipv6Addr>().is_ok() || host.contains('<') {
         None
+    } else if host.contains("://") {
+        Some("must be a host name or address, not a URL")
+    } else if host.contains(['=', ';', '@']) {
+        Some("must be a host name or address, not a connection string")
     } else if host.contains('/') {
         Some("must be a host name or address, not a URL")
     } else if host.contains(':') {
@@ -399,7 +403,15 @@ mod tests {
         ] {
             assert_eq!(host_fault(host), None, "{host}");
         }
-        for host in ["amqps://hub", "hub:5671", "a b", "hub/", "1:2"] {
+        for host in [
+            "amqps://hub",
+            "hub:5671",
+            "a b",
+            "hub/",
+            "1:2",
+            "HostName=hub",
+            "me@hub",
+        ] {
             assert!(host_fault(host).is_some(), "{host}");
         }
     }

@@ -330,9 +330,9 @@ fn host_fault(host: &str) -> Option<&'static str> {
         Some("must be a host name or address; the port has an attribute of its own, `port`")
     } else if host
         .chars()
-        .any(|character| character.is_whitespace() || character.is_control())
+        .any(|character| character.is_whitespace() || character.is_control() || character == ',')
     {
-        Some("a host name has no blanks")
+        Some("a host name has no blanks or commas")
     } else {
         None
     }
@@ -411,6 +411,7 @@ mod tests {
             "1:2",
             "HostName=hub",
             "me@hub",
+            "0.0.0.0,",
         ] {
             assert!(host_fault(host).is_some(), "{host}");
         }

@@ -3,6 +3,9 @@
 /// Longest piece of a file's text that a finding repeats.
 const SHOWN: usize = 60;
 
+/// What stands before keys and signatures in the notations of Azure.
+const AZURE_KEYS: [&str; 2] = ["SharedAccess", "sig="];
+
 /// A section or attribute name in its canonical spelling: pieces separated by blank, `_`, `-` or `.` are joined in
 /// camel case (`ssl-profile` is `sslProfile`). The long prefixes of the management schema are dropped.
 pub(super) fn normalise(name: &str) -> String {
@@ -39,8 +42,10 @@ pub(super) fn suggestion<'a>(word: &str, candidates: impl IntoIterator<Item = &'
     nearest(word, candidates).map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
 }
 
-/// A piece of the file, quoted for a finding: shortened, with control characters made visible.
+/// A piece of the file, quoted for a finding: shortened, with control characters made visible, and without the passwords
+/// that URLs and connection strings hold.
 pub(super) fn quoted(text: &str) -> String {
+    let text = &without_passwords(text);
     let mut shown = String::new();
     for character in text.chars().take(SHOWN) {
         if character.is_control() {
@@ -53,6 +58,23 @@ pub(super) fn quoted(text: &str) -> String {
         shown.push('…');
     }
     format!("`{shown}`")
+}
+
+/// `amqps://USER:PASSWORD@HOST` without what is before the `@`, and connection strings of Azure up to the key.
+fn without_passwords(text: &str) -> String {
+    let keys = AZURE_KEYS
+        .iter()
+        .filter_map(|key| Some(text.find(key)? + key.len()));
+    let (text, cut) = match keys.min() {
+        Some(end) => (&text[..end], "…"),
+        None => (text, ""),
+    };
+    let authority = text.find("://").map_or(0, |at| at + "://".len());
+    let (scheme, rest) = text.split_at(authority);
+    match rest.rsplit_once('@') {
+        Some((user, host)) if user.contains(':') => format!("{scheme}…@{host}{cut}"),
+        _ => format!("{text}{cut}"),
+    }
 }
 
 /// Edit distance with transpositions of neighbours, ignoring case.
@@ -113,5 +135,13 @@ mod tests {
     fn quoted_text_is_short_and_printable() {
         assert_eq!(quoted("a\tb"), "`a\\tb`");
         assert_eq!(quoted(&"x".repeat(1000)).chars().count(), SHOWN + 3);
+        for (text, shown) in [
+            ("amqps://rule:k/e@y@h:1/q", "`amqps://…@h:1/q`"),
+            ("rule:key@h", "`…@h`"),
+            ("rule@h", "`rule@h`"),
+            ("HostName=h;SharedAccessKey=k", "`HostName=h;SharedAccess…`"),
+        ] {
+            assert_eq!(quoted(text), shown);
+        }
     }
 }

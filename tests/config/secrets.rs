@@ -1,5 +1,7 @@
 //! No finding and no debug print may show a password, whatever is wrong with the line that holds it.
 
+use linkrouterd::config::entity::entities;
+
 use crate::{expect, good, read, read_as, shown};
 
 const SECRET: &str = "hunter2/SharedAccessKey";
@@ -161,4 +163,41 @@ fn placeholders_of_a_template_are_warned_of() {
             (15, "warning", "placeholder `<ehName>`: fill in"),
         ],
     );
+}
+
+/// What people have at hand for a hub is a URL or a connection string, and they put it wherever it seems to belong.
+#[test]
+fn a_url_or_connection_string_in_the_wrong_place_does_not_show_its_password() {
+    for value in [
+        "amqps://rule:hunter2@ns.example:5671",
+        "amqps://rule:hun@/ter2@ns.example/q",
+        "rule:hunter2@ns.example",
+        "HostName=h.example;DeviceId=d;SharedAccessKey=hunter2",
+        "HostName=h.example;SharedAccessKeyName=owner;SharedAccessKey=hunter2/=",
+        "Endpoint=sb://ns.example/;SharedAccessKeyName=r;SharedAccessKey=hunter2",
+        "SharedAccessSignature sr=h&sig=hunter2",
+    ] {
+        for entity in entities() {
+            for name in entity.attribute_names() {
+                let text = format!("{} {{\n {name}: {value}\n}}\n", entity.name);
+                let found = shown(&read(&text));
+                assert!(
+                    !found.contains("hunter2") && !found.contains("ter2@"),
+                    "{found}\nof {text}"
+                );
+            }
+        }
+    }
+    for value in [
+        "HostName=h.example;DeviceId=d;SharedAccessKey=abc=",
+        "rule@ns.example",
+    ] {
+        expect(
+            &format!("connector {{\n name: HUB\n host: {value}\n}}\n"),
+            &[
+                (1, "warning", "no linkRoute"),
+                (3, "error", "not a connection string"),
+            ],
+        );
+    }
 }

@@ -394,6 +394,21 @@ async fn tls_that_goes_wrong_costs_nobody_else() -> Result<(), Failure> {
     Ok(())
 }
 
+/// At night, when all devices are gone at once.
+#[tokio::test]
+async fn a_certificate_of_ours_that_has_expired_is_asked_after() -> Result<(), Failure> {
+    let site = Site::new()?;
+    site.write_identity(&site.authority.issue(&["localhost"], Validity::Expired)?)?;
+    let router = site.start("    sslProfile: devices\n").await?;
+    let refused = device::encrypt(router.address(), &site.authority.client_config()?).await;
+    ensure(refused.is_err(), || "connected".to_owned())?;
+    router
+        .logged("(TLS alert CertificateExpired): has our certificate expired, or is its clock wrong?")
+        .await?;
+    router.stop().await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn those_who_have_not_finished_their_handshake_count() -> Result<(), Failure> {
     let site = Site::new()?;

@@ -60,6 +60,12 @@ fn a_ca_file_is_inspected() {
         format!("3 more certificates in CA file {} have expired", bundle.display())
     );
 
+    // As in the bundle of any system that is a few years old.
+    let with_a_good_one = many + &Authority::new("Some Root").certificate.pem();
+    let bundle = write(&directory, "bundle.pem", &with_a_good_one);
+    let none: [String; 0] = [];
+    assert_eq!(tls::inspect_ca_file(&bundle, now, None).unwrap(), none);
+
     let in_1970 = SystemTime::UNIX_EPOCH + Duration::from_secs(3600);
     assert_eq!(
         tls::inspect_ca_file(&ca_file, in_1970, None).unwrap(),

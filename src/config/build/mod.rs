@@ -320,15 +320,19 @@ fn host_fault(host: &str) -> Option<&'static str> {
     let address = host.split_once('%').map_or(host, |(address, _)| address);
     if host.parse::<IpAddr>().is_ok() || address.parse::<Ipv6Addr>().is_ok() || host.contains('<') {
         None
+    } else if host.contains("://") {
+        Some("must be a host name or address, not a URL")
+    } else if host.contains(['=', ';', '@']) {
+        Some("must be a host name or address, not a connection string")
     } else if host.contains('/') {
         Some("must be a host name or address, not a URL")
     } else if host.contains(':') {
         Some("must be a host name or address; the port has an attribute of its own, `port`")
     } else if host
         .chars()
-        .any(|character| character.is_whitespace() || character.is_control())
+        .any(|character| character.is_whitespace() || character.is_control() || character == ',')
     {
-        Some("a host name has no blanks")
+        Some("a host name has no blanks or commas")
     } else {
         None
     }
@@ -399,7 +403,16 @@ mod tests {
         ] {
             assert_eq!(host_fault(host), None, "{host}");
         }
-        for host in ["amqps://hub", "hub:5671", "a b", "hub/", "1:2"] {
+        for host in [
+            "amqps://hub",
+            "hub:5671",
+            "a b",
+            "hub/",
+            "1:2",
+            "HostName=hub",
+            "me@hub",
+            "0.0.0.0,",
+        ] {
             assert!(host_fault(host).is_some(), "{host}");
         }
     }

@@ -75,8 +75,8 @@ impl Authorities {
 
 /// Looks at a CA file with an operator's eyes, for the configuration check.
 ///
-/// Answers with one line for each thing that will not work: expired certificates, and for an Azure host a file that
-/// holds neither of the roots that Azure uses.
+/// Answers with one line for each thing that will not work: nothing but expired certificates, and for an Azure host a
+/// file that holds neither of the roots that Azure uses.
 ///
 /// # Errors
 ///
@@ -94,18 +94,20 @@ pub fn inspect_ca_file(
     if clock_is_unset(now) {
         warnings.push(format!("this machine's clock says {}: clock not set?", day(now)));
     }
-    let expired: Vec<_> = facts.iter().filter(|held| held.is_expired(now)).collect();
-    for held in expired.iter().take(EXPIRED_NAMED) {
-        warnings.push(format!(
-            "certificate '{}' in CA file {shown} expired on {}: replace it",
-            held.subject,
-            day(held.not_after)
-        ));
-    }
-    if let Some(more) = expired.len().checked_sub(EXPIRED_NAMED).filter(|more| *more > 0) {
-        warnings.push(format!(
-            "{more} more certificates in CA file {shown} have expired"
-        ));
+    // Among others that are in date, as in any system's bundle, they do no harm.
+    if facts.iter().all(|held| held.is_expired(now)) {
+        for held in facts.iter().take(EXPIRED_NAMED) {
+            warnings.push(format!(
+                "certificate '{}' in CA file {shown} expired on {}: replace it",
+                held.subject,
+                day(held.not_after)
+            ));
+        }
+        if let Some(more) = facts.len().checked_sub(EXPIRED_NAMED).filter(|more| *more > 0) {
+            warnings.push(format!(
+                "{more} more certificates in CA file {shown} have expired"
+            ));
+        }
     }
 
     let usable = |root: &&str| {

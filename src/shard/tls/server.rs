@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::server::{NoClientAuth, WebPkiClientVerifier, danger::ClientCertVerifier};
-use rustls::{CertificateError, Error, PeerIncompatible, ProtocolVersion, ServerConfig};
+use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible, ProtocolVersion, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
@@ -168,6 +168,11 @@ fn explain(error: io::Error) -> String {
                 .to_owned()
         }
         Ok(Error::InvalidCertificate(error)) => format!("the device's certificate is not accepted: {error}"),
+        Ok(Error::AlertReceived(alert @ AlertDescription::CertificateExpired)) => {
+            format!(
+                "the device gave up (TLS alert {alert:?}): has our certificate expired, or is its clock wrong?"
+            )
+        }
         Ok(Error::AlertReceived(alert)) => {
             format!(
                 "the device gave up (TLS alert {alert:?}): does it trust the authority of our certificate?"

@@ -742,3 +742,27 @@ fn a_hub_without_room_for_the_token_of_a_device_that_has_gone_makes_no_other_con
     world.advance(seconds(600));
     assert_eq!(hubs(&world).len(), 0, "nobody uses it any more");
 }
+
+/// The hub's words for a device that it does not know have the name in them that the device has chosen.
+#[test]
+fn a_device_whose_name_is_the_hubs_code_for_a_full_connection_fills_none() {
+    for name in ["403005", "maximum%20number%20of%20tokens"] {
+        let mut settings = cbs_settings();
+        for connector in &mut settings.connectors {
+            connector.sharing.pool_size = 2;
+        }
+        let mut world = cbs_hub::cbs_world(settings);
+        let device = CbsDevice::new(&mut world, "stranger");
+        device.ask(&mut world, &cbs_hub::put_token(name, string("1")));
+        let mut hub = CbsHub::new(&world);
+        let request = hub.request(&mut world);
+        let read = name.replace("%20", " ");
+        let unknown = format!("Device {read} at IotHub hub.example not registered.");
+        hub.answer(&mut world, &request, 404, &unknown);
+        assert_eq!(hubs(&world).len(), 1, "{name}");
+        let codes: Vec<i32> = device.answers(&mut world).iter().map(|it| it.code()).collect();
+        assert_eq!(codes, [404], "{name}");
+        let other = CbsDevice::new(&mut world, "other");
+        other.puts(&mut world, &mut hub, "d");
+    }
+}

@@ -70,6 +70,13 @@ pub fn diagnose(
     }
 }
 
+/// Whether a hub says that it takes no more tokens on the connection (IoT Hub: 1000, then status 500 and these words, or the
+/// code).
+pub(in crate::router) fn says_no_room(description: &str) -> bool {
+    let text = description.to_ascii_lowercase();
+    hub_code(&text) == Some(403_005) || text.contains("maximum number of tokens")
+}
+
 /// What a hub's answer is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
@@ -96,7 +103,7 @@ impl Cause {
         let is_throttle = matches!(code, Some(429_000..=429_999 | 503_008));
         if (200..300).contains(&status) {
             Cause::Success
-        } else if has(&[403_005]) || says("maximum number of tokens") {
+        } else if !matches!(status, 400 | 401 | 404) && says_no_room(text) {
             Cause::TokenCap
         } else if has(&[403_002]) || says("allocated quota") || says("quotaexceeded") {
             Cause::Quota

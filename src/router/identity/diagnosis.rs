@@ -105,6 +105,9 @@ impl Cause {
             Cause::Success
         } else if !matches!(status, 400 | 401 | 404) && says_no_room(text) {
             Cause::TokenCap
+        // Before words that may be the device's name.
+        } else if has(&[404_001]) || says("not registered") || says("devicenotfound") {
+            Cause::UnknownDevice
         } else if has(&[403_002]) || says("allocated quota") || says("quotaexceeded") {
             Cause::Quota
         } else if status == 429
@@ -118,8 +121,6 @@ impl Cause {
             Cause::OtherClient
         } else if says("iot-hub-not-found") || says("iothubnotfound") {
             Cause::UnknownHub
-        } else if has(&[404_001]) || says("not registered") || says("devicenotfound") {
-            Cause::UnknownDevice
         } else if says("invalid signature") || says("primary or secondary key") {
             Cause::WrongKey
         } else if says("expired") {
@@ -274,6 +275,11 @@ mod tests {
             (
                 404,
                 "Device d1 at IotHub hub not registered.",
+                Some(["does not know device d1", "register it", "case-sensitive"]),
+            ),
+            (
+                404,
+                "Device throttled-403005 at IotHub hub not registered.",
                 Some(["does not know device d1", "register it", "case-sensitive"]),
             ),
             (

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::ConnectionKey;
 use super::attach::excerpt;
-use super::cbs::HubCbs;
+use super::cbs::{HubCbs, Unsent};
 use super::failover::HostList;
 use super::link_names::LinkNames;
 use super::pace::{Admit, Pace};
@@ -85,7 +85,7 @@ pub(super) struct Connector {
     /// Requests to its `$cbs` that are not answered.
     pub(super) asking: usize,
     /// Those of them that are not on their way, in order.
-    pub(super) unsent: VecDeque<u64>,
+    pub(super) unsent: Unsent,
     /// Session pairs that wait for a session on the connection.
     pub(super) unbegun: usize,
     /// The hub's channel-max, the last time that it was open.
@@ -132,7 +132,7 @@ impl Connector {
             tokens: Tokens::default(),
             cbs: None,
             asking: 0,
-            unsent: VecDeque::new(),
+            unsent: Unsent::default(),
             unbegun: 0,
             channel_max: u16::MAX,
             unused_since: None,

@@ -4,11 +4,14 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use super::identity::counted_as;
+
 /// A place that is kept for a token is free again after this, if nothing was heard of it: longer than an attach waits for
 /// its turn, and the request for its answer.
 const KEPT_FOR: Duration = Duration::from_secs(90);
 
-/// The tokens of one upstream connection, by what they are for.
+/// The tokens of one upstream connection, by what they are for: those of a device, however it spells that, are one. A hub
+/// that counts otherwise says so when it has no room.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
     /// Accepted by the hub, and when each ends; `None`: with the connection.
@@ -25,35 +28,39 @@ pub(super) struct Tokens {
 
 impl Tokens {
     /// The hub has accepted a token, or a new one for the same audience.
-    pub(super) fn insert(&mut self, audience: Box<str>, expires: Option<Instant>) {
-        self.under_way.remove(&audience);
-        self.held.insert(audience, expires);
+    pub(super) fn insert(&mut self, audience: &str, expires: Option<Instant>) {
+        let place = counted_as(audience);
+        self.under_way.remove(&place);
+        self.held.insert(place, expires);
         self.has_held = true;
         self.ends(expires);
     }
 
     /// The hub does not have this one any more.
     pub(super) fn remove(&mut self, audience: &str) {
-        self.held.remove(audience);
-        self.under_way.remove(audience);
+        let place = counted_as(audience);
+        self.held.remove(&place);
+        self.under_way.remove(&place);
     }
 
     /// The hub does not take this one, or is not asked; the one that it has for the same audience it keeps.
     pub(super) fn give_up(&mut self, audience: &str) {
-        self.under_way.remove(audience);
+        self.under_way.remove(&counted_as(audience));
     }
 
     /// Keeps a place for a token until the hub has answered.
     pub(super) fn expect(&mut self, audience: &str, now: Instant) {
-        if !self.held.contains_key(audience) {
-            self.under_way.insert(audience.into(), now + KEPT_FOR);
+        let place = counted_as(audience);
+        if !self.held.contains_key(&place) {
+            self.under_way.insert(place, now + KEPT_FOR);
             self.ends(Some(now + KEPT_FOR));
         }
     }
 
     /// Whether the hub has, or is about to have, a token for this.
     pub(super) fn contains_key(&self, audience: &str) -> bool {
-        self.held.contains_key(audience) || self.under_way.contains_key(audience)
+        let place = counted_as(audience);
+        self.held.contains_key(&place) || self.under_way.contains_key(&place)
     }
 
     /// How many places are taken.
@@ -113,8 +120,8 @@ mod tests {
         tokens.expect("b", at(0));
         tokens.expect("c", at(0));
         assert_eq!(tokens.len(), 3);
-        tokens.insert("a".into(), Some(at(100)));
-        tokens.insert("a".into(), Some(at(200)));
+        tokens.insert("a", Some(at(100)));
+        tokens.insert("a", Some(at(200)));
         tokens.expect("a", at(1));
         tokens.give_up("b");
         tokens.give_up("a");
@@ -127,7 +134,7 @@ mod tests {
         assert!(tokens.contains_key("c"));
         tokens.expire(at(90));
         assert!(!tokens.contains_key("c"), "nobody answered");
-        tokens.insert("d".into(), None);
+        tokens.insert("d", None);
         tokens.expire(at(199));
         assert_eq!(tokens.len(), 2);
         tokens.expire(at(200));
@@ -141,7 +148,7 @@ mod tests {
     fn a_lost_connection_holds_nothing_but_places_for_what_is_to_come() {
         let now = Instant::now();
         let mut tokens = Tokens::default();
-        tokens.insert("a".into(), None);
+        tokens.insert("a", None);
         tokens.expect("b", now);
         tokens.use_up();
         tokens.lose();

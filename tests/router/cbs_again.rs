@@ -655,3 +655,22 @@ fn a_request_that_the_hub_rejects_leaves_nothing_behind_it() {
     let asked = world.peer(device.peer).link(0, crate::cbs_hub::ASKS);
     assert_eq!(asked.settled, [(0, Some(wire::REJECTED))]);
 }
+
+/// A device that has started is not held up by those who wait for their turn to start.
+#[test]
+fn a_token_is_renewed_at_once_however_many_devices_wait_to_start() {
+    let mut settings = cbs_settings();
+    for connector in &mut settings.connectors {
+        connector.sharing.devices_per_second = 1;
+    }
+    let mut world = cbs_world(settings);
+    let device = CbsDevice::new(&mut world, "known");
+    let mut hub = CbsHub::new(&world);
+    device.puts(&mut world, &mut hub, "a");
+    for number in 0..30 {
+        let stranger = CbsDevice::new(&mut world, &format!("stranger {number}"));
+        stranger.ask(&mut world, &put_token(&format!("s{number}"), string("1")));
+    }
+    assert_eq!(hub.requests(&mut world).len(), 0, "not their turn");
+    device.puts(&mut world, &mut hub, "a");
+}

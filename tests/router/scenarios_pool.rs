@@ -742,3 +742,55 @@ fn a_hub_without_room_for_the_token_of_a_device_that_has_gone_makes_no_other_con
     world.advance(seconds(600));
     assert_eq!(hubs(&world).len(), 0, "nobody uses it any more");
 }
+
+/// The hub's words for a device that it does not know have the name in them that the device has chosen.
+#[test]
+fn a_device_whose_name_is_the_hubs_code_for_a_full_connection_fills_none() {
+    for name in ["403005", "maximum%20number%20of%20tokens"] {
+        let mut settings = cbs_settings();
+        for connector in &mut settings.connectors {
+            connector.sharing.pool_size = 2;
+        }
+        let mut world = cbs_hub::cbs_world(settings);
+        let device = CbsDevice::new(&mut world, "stranger");
+        device.ask(&mut world, &cbs_hub::put_token(name, string("1")));
+        let mut hub = CbsHub::new(&world);
+        let request = hub.request(&mut world);
+        let read = name.replace("%20", " ");
+        let unknown = format!("Device {read} at IotHub hub.example not registered.");
+        hub.answer(&mut world, &request, 404, &unknown);
+        assert_eq!(hubs(&world).len(), 1, "{name}");
+        let codes: Vec<i32> = device.answers(&mut world).iter().map(|it| it.code()).collect();
+        assert_eq!(codes, [404], "{name}");
+        let other = CbsDevice::new(&mut world, "other");
+        other.puts(&mut world, &mut hub, "d");
+    }
+}
+
+/// A hub has one token of a device, whatever the device calls itself.
+#[test]
+fn a_device_takes_one_place_however_it_spells_what_its_tokens_are_for() {
+    let mut settings = cbs_settings();
+    for connector in &mut settings.connectors {
+        connector.sharing.max_tokens = 2;
+        connector.sharing.pool_size = 1;
+    }
+    let mut world = cbs_hub::cbs_world(settings);
+    let device = CbsDevice::new(&mut world, "d");
+    let other = CbsDevice::new(&mut world, "other");
+    let mut hub = CbsHub::new(&world);
+    for resource in [
+        "hub.example%2Fdevices%2Fd",
+        "HUB.example%2Fdevices%2Fd",
+        "hub.example:5671%2FDevices%2Fd",
+        "amqps%3A%2F%2Fhub.example%2Fdevices%2Fd%2F",
+        "hub.example%2Fdevices%2Fd%2Fmessages",
+    ] {
+        let text = format!("SharedAccessSignature sr={resource}&sig=c2ln&se=2000000000");
+        let body = Body::Value(string(&text));
+        let put = cbs_hub::request(string("1"), "put-token", cbs_hub::SAS, "d", body);
+        device.ask(&mut world, &put);
+        assert_eq!(hub.accept_all(&mut world), 1, "{resource}");
+    }
+    other.puts(&mut world, &mut hub, "other");
+}

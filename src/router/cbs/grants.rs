@@ -108,7 +108,7 @@ impl Router {
         let ends = self.end_of(&claim, device, now);
         let pool: Box<str> = self.pool_name(id).into();
         if let Some(connector) = self.connectors.get_mut(&id) {
-            connector.tokens.insert(claim.audience.clone(), ends);
+            connector.tokens.insert(&claim.audience, ends);
         }
         let Some(entry) = self.entry_mut(device) else {
             return;

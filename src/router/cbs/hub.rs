@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::device::ACCEPTED_TAIL;
 use super::request::Answer;
-use super::{CBS, From, Pending};
+use super::{CBS, From, Pending, Unsent};
 use crate::amqp::codes::{descriptor, format};
 use crate::amqp::condition::{AmqpError, ErrorView};
 use crate::amqp::delivery::write_accepted;
@@ -51,27 +51,43 @@ impl Router {
     /// Sends the requests that wait for a connector, if it is open, and as fast as their devices may start there.
     pub(in crate::router) fn send_unsent(&mut self, id: ConnectorId, now: Instant) {
         while let Some(hub) = self.usable_connection(id)
-            && let Some(&number) = self.connectors.get(&id).and_then(|it| it.unsent.front())
+            && let Some(device) = self.connectors.get_mut(&id).and_then(|it| it.unsent.front())
         {
-            let device = self.relay.pending.get(&number).map(|it| it.from.device());
-            let Some(device) = device.filter(|&device| self.entry(device).is_some()) else {
-                // It has gone, and would never leave the users.
-                self.forget_request(number);
-                continue;
-            };
+            let is_there = self.entry(device).is_some();
             let Some(connector) = self.connectors.get_mut(&id) else {
                 return;
             };
-            // The token is good on this connection only, so the device stays.
-            if connector.admit_device(device, now) != Admit::Now {
+            // The token is good on this connection only, so the device stays. One that has gone would never leave it.
+            if is_there && connector.admit_device(device, now) != Admit::Now {
                 return;
             }
-            connector.unsent.pop_front();
-            self.send_request(id, hub, number);
+            for number in connector.unsent.take(device) {
+                match is_there {
+                    true => self.send_request(id, hub, number),
+                    false => drop(self.forget_request(number)),
+                }
+            }
+        }
+    }
+
+    /// Sends what a device has asked for that has started on the connection: it does not wait for those who have not.
+    pub(super) fn send_unsent_of_started(&mut self, id: ConnectorId, device: ConnectionKey) {
+        let Some(hub) = self.usable_connection(id) else {
+            return;
+        };
+        let connector = self.connectors.get_mut(&id);
+        if let Some(connector) = connector.filter(|connector| connector.started.contains(&device)) {
+            for number in connector.unsent.take(device) {
+                self.send_request(id, hub, number);
+            }
         }
     }
 
     fn send_request(&mut self, id: ConnectorId, hub: ConnectionKey, number: u64) {
+        if !self.relay.pending.contains_key(&number) {
+            // It failed with one before it.
+            return;
+        }
         let is_there = self
             .connectors
             .get(&id)
@@ -471,11 +487,13 @@ impl Router {
     }
 
     pub(super) fn line_up_requests(&mut self, id: ConnectorId) {
-        let is_unsent = |pending: &Pending| pending.connector == id && pending.sent_on.is_none();
         let pending = self.relay.pending.iter();
-        let unsent = pending.filter(|(_, it)| is_unsent(it)).map(|(&number, _)| number);
+        let is_unsent = |pending: &Pending| pending.connector == id && pending.sent_on.is_none();
         if let Some(connector) = self.connectors.get_mut(&id) {
-            connector.unsent = unsent.collect();
+            connector.unsent = Unsent::default();
+            for (&number, pending) in pending.filter(|(_, it)| is_unsent(it)) {
+                connector.unsent.push(pending.from.device(), number);
+            }
         }
     }
 }

@@ -20,6 +20,7 @@ mod grants;
 mod hub;
 mod place;
 mod request;
+mod unsent;
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
@@ -40,6 +41,7 @@ pub(super) use desk::Desk;
 pub(super) use grants::{Standing, is_cbs};
 pub(super) use hub::HubCbs;
 use request::{Answer, Claim, Operation};
+pub(super) use unsent::Unsent;
 
 /// What is said to those who ask when [`limits::CBS_BYTES_TOTAL`] is reached.
 const OVERLOADED: &str = "the gateway waits for too many answers from the hub";
@@ -154,6 +156,7 @@ impl Router {
         if let Some(desk) = self.desk_of(&from) {
             desk.asked_bytes += payload.len();
         }
+        let device = from.device();
         let pending = Pending {
             from,
             connector: id,
@@ -165,10 +168,11 @@ impl Router {
         self.relay.pending.insert(number, pending);
         if let Some(connector) = self.connectors.get_mut(&id) {
             connector.asking += 1;
-            connector.unsent.push_back(number);
+            connector.unsent.push(device, number);
         }
         self.arm_relay();
         self.want(id, now);
+        self.send_unsent_of_started(id, device);
         self.send_unsent(id, now);
         self.arm_connector(id);
     }
@@ -205,9 +209,7 @@ impl Router {
                 connector.tokens.give_up(&claim.audience);
             }
             connector.asking = connector.asking.saturating_sub(1);
-            if let Ok(place) = connector.unsent.binary_search(&number) {
-                connector.unsent.remove(place);
-            }
+            connector.unsent.forget(pending.from.device(), number);
             if let Some(cbs) = &mut connector.cbs {
                 cbs.forget(number);
             }

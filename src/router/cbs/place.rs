@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::request::{Answer, Operation};
 use super::{From, Pending};
+use crate::router::identity;
 use crate::router::settings::ConnectorId;
 use crate::router::{ConnectionKey, Router};
 
@@ -66,7 +67,8 @@ impl Router {
     }
 }
 
+/// What a hub says of a token or of its device has the name in it that the device has chosen.
 fn says_no_room(answer: &Answer) -> bool {
-    let text = answer.description().to_ascii_lowercase();
-    text.contains("maximum number of tokens") || text.contains("403005")
+    let is_about_the_token = matches!(answer.status, 400 | 401 | 404);
+    !is_about_the_token && identity::says_no_room(answer.description())
 }

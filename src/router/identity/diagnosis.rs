@@ -70,6 +70,13 @@ pub fn diagnose(
     }
 }
 
+/// Whether a hub says that it takes no more tokens on the connection (IoT Hub: 1000, then status 500 and these words, or the
+/// code).
+pub(in crate::router) fn says_no_room(description: &str) -> bool {
+    let text = description.to_ascii_lowercase();
+    hub_code(&text) == Some(403_005) || text.contains("maximum number of tokens")
+}
+
 /// What a hub's answer is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
@@ -96,8 +103,11 @@ impl Cause {
         let is_throttle = matches!(code, Some(429_000..=429_999 | 503_008));
         if (200..300).contains(&status) {
             Cause::Success
-        } else if has(&[403_005]) || says("maximum number of tokens") {
+        } else if !matches!(status, 400 | 401 | 404) && says_no_room(text) {
             Cause::TokenCap
+        // Before words that may be the device's name.
+        } else if has(&[404_001]) || says("not registered") || says("devicenotfound") {
+            Cause::UnknownDevice
         } else if has(&[403_002]) || says("allocated quota") || says("quotaexceeded") {
             Cause::Quota
         } else if status == 429
@@ -111,8 +121,6 @@ impl Cause {
             Cause::OtherClient
         } else if says("iot-hub-not-found") || says("iothubnotfound") {
             Cause::UnknownHub
-        } else if has(&[404_001]) || says("not registered") || says("devicenotfound") {
-            Cause::UnknownDevice
         } else if says("invalid signature") || says("primary or secondary key") {
             Cause::WrongKey
         } else if says("expired") {
@@ -267,6 +275,11 @@ mod tests {
             (
                 404,
                 "Device d1 at IotHub hub not registered.",
+                Some(["does not know device d1", "register it", "case-sensitive"]),
+            ),
+            (
+                404,
+                "Device throttled-403005 at IotHub hub not registered.",
                 Some(["does not know device d1", "register it", "case-sensitive"]),
             ),
             (

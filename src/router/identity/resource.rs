@@ -161,7 +161,7 @@ fn is_straight(segment: &str) -> bool {
 }
 
 /// Device, module, and the rest of a path that begins with a device.
-fn split_identity(path: &str) -> Option<(&str, Option<&str>, Option<&str>)> {
+pub(super) fn split_identity(path: &str) -> Option<(&str, Option<&str>, Option<&str>)> {
     let below_devices = split_word(path, "devices")?;
     let (device, rest) = split_segment(below_devices);
     // What names no module is still something of the device.

@@ -124,6 +124,20 @@ impl SasToken {
     }
 }
 
+/// Whose token one for this audience is, in one spelling: the device's, or the module's, or else what it says.
+pub(in crate::router) fn counted_as(audience: &str) -> Box<str> {
+    match resource::split_identity(resource::split_audience(audience).1) {
+        Some((device, None, _)) => format!("devices/{}", percent::plain(device)).into(),
+        Some((device, Some(module), _)) => format!(
+            "devices/{}/modules/{}",
+            percent::plain(device),
+            percent::plain(module)
+        )
+        .into(),
+        None => audience.to_ascii_lowercase().into(),
+    }
+}
+
 /// The values as they stand in the text; `None` when a field is not there or empty.
 #[derive(Default)]
 struct Fields<'a> {
@@ -239,6 +253,20 @@ mod tests {
         ] {
             let token = parsed(&format!("sr={resource}&{TAIL}")).expect(resource);
             assert_eq!(token.host(), expected, "{resource}");
+        }
+    }
+
+    #[test]
+    fn tokens_of_one_device_are_one_in_any_spelling() {
+        for (audience, expected) in [
+            ("hub.example/devices/D+1", "devices/D+1"),
+            ("HUB.example:5671/Devices/D%2B1/", "devices/D+1"),
+            ("amqps://hub.example/devices/d/messages/events", "devices/d"),
+            ("/devices/d/modules/M/twin", "devices/d/modules/M"),
+            ("Hub.Example", "hub.example"),
+            ("sb://ns/Entity", "sb://ns/entity"),
+        ] {
+            assert_eq!(&*counted_as(audience), expected, "{audience}");
         }
     }
 

@@ -105,7 +105,7 @@ impl Router {
         }
     }
 
-    /// Sends a link's flow to one side of its pair.
+    /// Sends a link's flow to one side of its pair, unless that has detached and wants nothing more of it.
     pub(super) fn forward_flow(&mut self, number: u32, to: Leg, tail: Tail<'_>) {
         let Some((connection, channel, handle)) = self.link_end(number, to) else {
             return;
@@ -116,7 +116,7 @@ impl Router {
         if entry
             .connection
             .link_mut(channel, handle)
-            .is_some_and(|link| link.local == End::Attached)
+            .is_some_and(|link| link.local == End::Attached && link.remote != End::Detached)
         {
             entry.connection.send_flow(channel, Some((handle, tail)));
             self.wake(connection);

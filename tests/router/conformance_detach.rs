@@ -380,6 +380,31 @@ fn nothing_is_delivered_to_a_receiver_behind_its_detach() {
     assert_eq!(p.world.router.snapshot().held_bytes, 0);
 }
 
+/// A peer that answered an echo would use a handle that it has given up.
+#[test]
+fn no_flow_reaches_a_device_behind_its_detach() {
+    let mut p = tunnel();
+    p.world.peer(p.hub).auto.detach = false;
+    for handle in [0, 1] {
+        p.world.peer(p.device).detach(0, handle, true, Value::Null);
+    }
+    p.world.run();
+    // Still attached at the hub, which does not know yet.
+    for (channel, handle) in [p.up, p.down] {
+        p.world.peer(p.hub).flow(channel, Some(handle), false, true);
+    }
+    p.world.run();
+    p.world.peer(p.device).expect_nothing();
+    for (channel, handle) in [p.up, p.down] {
+        p.world.peer(p.hub).detach(channel, handle, true, Value::Null);
+    }
+    p.world.run();
+    for _ in 0..2 {
+        p.world.peer(p.device).expect(wire::DETACH);
+    }
+    p.world.peer(p.device).expect_nothing();
+}
+
 #[test]
 fn a_large_message_followed_by_a_detach_an_end_or_a_close_at_once_arrives_whole() {
     for goodbye in 0..3 {

@@ -294,6 +294,33 @@ fn an_end_of_the_hub_ends_that_session_only() {
 }
 
 #[test]
+fn what_a_device_has_not_taken_goes_before_a_detach_of_the_hub_and_with_its_end_or_close() {
+    for (goodbye, taken) in [(wire::DETACH, 4), (wire::END, 2), (wire::CLOSE, 2)] {
+        let mut p = tunnel_with(2, 2048);
+        for number in 0..4u8 {
+            p.world.peer(p.hub).send(p.down.0, p.down.1, &[number], true);
+        }
+        let hub = p.world.peer(p.hub);
+        match goodbye {
+            wire::DETACH => hub.detach(p.down.0, p.down.1, true, Value::Null),
+            wire::END => hub.end(p.down.0, Value::Null),
+            _ => hub.close(Value::Null),
+        }
+        p.world.run();
+        let device = p.world.peer(p.device);
+        if device.past.is_empty() {
+            device.widen(0, 100);
+            p.world.run();
+        }
+        let device = p.world.peer(p.device);
+        let session = device.past.first().or(device.sessions.get(&0));
+        let received = &session.and_then(|it| it.links.get(&1)).expect("a link").received;
+        assert_eq!(received.len(), taken, "{goodbye:#x}");
+        assert_eq!(p.world.router.snapshot().held_bytes, 0);
+    }
+}
+
+#[test]
 fn an_end_of_the_device_detaches_and_ends_at_the_hub_behind_what_it_sent() {
     let mut p = tunnel_with(2048, 1);
     p.world.peer(p.device).send(0, 0, b"one", true);

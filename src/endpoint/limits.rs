@@ -68,7 +68,8 @@ pub const UPSTREAM_WINDOW_FRAMES: u32 = 4;
 /// link. A hub that changes from small frames to the largest can exceed the budget by so many frames, once.
 pub const UPSTREAM_WINDOW_FRAMES_MAX: u32 = 256;
 
-/// Bytes of one device waiting for the hub's window or credit. Beyond it: the device is not read.
+/// Bytes of one device waiting for the hub's window or credit, with what each frame costs to keep. Beyond it: the device
+/// is not read.
 pub const PARKED_BYTES: usize = 256 * 1024;
 
 /// Bytes of all devices waiting for hubs. Beyond it: no device with anything waiting is read.

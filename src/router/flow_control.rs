@@ -164,7 +164,7 @@ impl Router {
         let lane = session_pair.lane_mut(way);
         lane.bodies.tail().extend_from_slice(body);
         lane.entries.push_back(parked);
-        self.account(device, way, parked.length, 0);
+        self.account(device, way, parked.cost(), 0);
         if way == Way::Down && self.held_total > limits::HELD_BYTES_TOTAL {
             self.evict_largest_holder();
         }
@@ -274,7 +274,7 @@ impl Router {
                 }
             }
             None => {
-                let bytes = lane.bodies.len();
+                let bytes = lane.cost();
                 lane.entries.clear();
                 lane.bodies.clear();
                 lane.bodies.release_memory();

@@ -172,7 +172,7 @@ impl Router {
         let Some(pair) = self.session_pairs.get(index(number)) else {
             return;
         };
-        let parked = pair.up.bodies.len();
+        let parked = pair.up.cost();
         let device = pair.device.map(|session| session.connection);
         match farewell {
             // What it sent before it said goodbye still goes to the hub; the pump finishes the pair behind it. There is

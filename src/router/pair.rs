@@ -137,6 +137,11 @@ impl Lane {
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
+
+    /// What its parked frames cost.
+    pub(super) fn cost(&self) -> usize {
+        self.bodies.len() + self.entries.len() * size_of::<Parked>()
+    }
 }
 
 /// A frame that waits for window, credit, an attach or room in an outbox.
@@ -149,6 +154,13 @@ pub(super) struct Parked {
     pub(super) length: usize,
     /// Payload bytes of a transfer that have gone already.
     pub(super) offset: usize,
+}
+
+impl Parked {
+    /// What it costs to keep: the smallest frames are a third of that.
+    pub(super) const fn cost(&self) -> usize {
+        self.length + size_of::<Self>()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

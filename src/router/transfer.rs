@@ -234,7 +234,7 @@ impl Router {
                 // Dropped; or a frame that was well formed when it was parked and still is.
                 _ => {}
             }
-            moved += entry.length;
+            moved += entry.cost();
             steps += 1;
             bodies.consume(entry.length);
             entries.pop_front();
@@ -265,7 +265,7 @@ impl Router {
             lane.bodies = bodies;
             lane.moved = lane.moved.wrapping_add(steps);
         } else {
-            moved += bodies.len();
+            moved += entries.iter().map(Parked::cost).sum::<usize>();
         }
         self.account(device, way, 0, moved);
         if for_outbox {

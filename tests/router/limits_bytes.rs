@@ -233,6 +233,25 @@ fn a_device_that_reads_nothing_is_closed_when_more_waits_for_it_than_may() {
     assert!(world.is_alive(hub));
 }
 
+/// The smallest cost more to keep in order than they have bytes.
+#[test]
+fn what_it_costs_to_keep_parked_frames_counts_with_them() {
+    const ENTRY: usize = 24;
+    let mut world = quiet(settings());
+    let device = world.device("d0");
+    world.peer(device).attach(0, 0, "up", true, UP);
+    world.run();
+    let peer = world.peer(device);
+    for id in 0..40_000 {
+        peer.transfer_frame(0, vec![uint(0), uint(id)], b"");
+    }
+    let said = peer.out.len();
+    world.run();
+    assert!(world.is_paused(device));
+    let frames = (said - world.peer(device).out.len()) * 40_000 / said;
+    assert!(frames * ENTRY < limits::PARKED_BYTES + READ, "{frames}");
+}
+
 /// Attaches are not parked, and nothing else need be said to a broker to fill its outbox.
 #[test]
 fn a_broker_that_reads_nothing_is_closed_when_attaches_are_more_than_may_wait_for_it() {

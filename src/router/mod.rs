@@ -320,6 +320,7 @@ impl Router {
     /// The dial failed; `reason` is one line for the operator (no secrets), logged here: at once, and while it stays the
     /// same not more often than once a minute.
     pub fn dial_failed(&mut self, connector: ConnectorId, reason: &str, now: Instant) {
+        self.now = now;
         let Some(entry) = self.connectors.get_mut(&connector) else {
             return;
         };
@@ -380,6 +381,7 @@ impl Router {
 
     /// The first `count` bytes of what [`transmit`](Self::transmit) yields were written.
     pub fn transmitted(&mut self, key: ConnectionKey, count: usize, now: Instant) {
+        self.now = now;
         let Some(entry) = self.entry_mut(key) else { return };
         entry.connection.transmitted(count, now);
         self.outbox_drained(key);

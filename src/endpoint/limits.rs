@@ -18,6 +18,10 @@ pub const HANDLE_MAX: u32 = 4095;
 /// hub has not let go count as well; beyond it with those: the attach is refused with `amqp:resource-limit-exceeded`.
 pub const DEVICE_LINKS: usize = 8192;
 
+/// Bytes of a link's name: those of Azure SDKs have about a hundred. It is kept with the link, so that [`DEVICE_LINKS`] of them
+/// take some megabytes. Beyond it: the session is ended with `amqp:resource-limit-exceeded`.
+pub const LINK_NAME: usize = 1024;
+
 /// Channel numbers that a hub may use: it answers ours with numbers of its own choice.
 pub const UPSTREAM_CHANNEL_MAX: u16 = 32_767;
 

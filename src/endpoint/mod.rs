@@ -133,6 +133,9 @@ pub enum SessionError {
     /// More links than one device connection may have.
     #[error("more links than one connection may have")]
     TooManyLinks,
+    /// The name of a link is longer than [`limits::LINK_NAME`].
+    #[error("a link's name of {0} bytes; it may have {max}", max = limits::LINK_NAME)]
+    LinkNameLimit(usize),
     /// A delivery that begins without an id.
     #[error("the first transfer of a delivery has no delivery-id")]
     MissingDeliveryId,
@@ -151,7 +154,7 @@ impl SessionError {
             SessionError::FrameSizeTooSmall | SessionError::LinkNameTooLong => {
                 condition::FRAME_SIZE_TOO_SMALL
             }
-            SessionError::TooManyLinks => condition::RESOURCE_LIMIT_EXCEEDED,
+            SessionError::TooManyLinks | SessionError::LinkNameLimit(_) => condition::RESOURCE_LIMIT_EXCEEDED,
         }
     }
 }

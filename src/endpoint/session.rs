@@ -111,6 +111,9 @@ impl Session {
             Some((_, handle)) => (handle, AttachKind::Answer),
             None if is_taken => return Err(SessionError::LinkNameInUse),
             None if is_full => return Err(SessionError::TooManyLinks),
+            None if attach.name.len() > limits::LINK_NAME => {
+                return Err(SessionError::LinkNameLimit(attach.name.len()));
+            }
             None => (self.add_link(attach.name, role)?, AttachKind::Request),
         };
         if let Some(link) = self.link_mut(handle) {

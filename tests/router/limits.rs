@@ -133,6 +133,23 @@ fn the_highest_handle_is_taken_and_the_next_ends_the_session() {
 }
 
 #[test]
+fn a_links_name_may_be_so_long_and_not_a_byte_longer() {
+    for (length, is_taken) in [(limits::LINK_NAME, true), (limits::LINK_NAME + 1, false)] {
+        let mut world = World::new(settings());
+        let device = world.device("dev");
+        world.peer(device).attach(0, 0, &"n".repeat(length), true, UP);
+        world.run();
+        let ended = heard(&mut world, device, wire::END);
+        assert_eq!(
+            ended.as_deref(),
+            (!is_taken).then_some("amqp:resource-limit-exceeded")
+        );
+        assert!(world.is_alive(device));
+        assert_eq!(world.router.snapshot().link_pairs, usize::from(is_taken));
+    }
+}
+
+#[test]
 fn a_device_has_as_many_links_as_it_may_and_one_more_ends_its_session() {
     let mut world = World::new(settings());
     let device = world.device("greedy");

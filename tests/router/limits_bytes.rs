@@ -266,14 +266,14 @@ fn a_broker_that_reads_nothing_is_closed_when_attaches_are_more_than_may_wait_fo
     let mut world = quiet(settings);
     let broker = world.broker(linkrouterd::router::settings::ListenerId(1), "broker");
     world.set_reads(broker, false);
-    let name = "n".repeat(3900);
+    let address = format!("{UP}/{}", "n".repeat(3900));
     let mut most = 0;
     for number in 0..limits::BROKER_OUTBOX_MAX / READ + 20 {
         let device = world.device(&format!("d{number}"));
         for handle in 0..16 {
             world
                 .peer(device)
-                .attach(0, handle, &format!("{handle}{name}"), true, UP);
+                .attach(0, handle, &handle.to_string(), true, &address);
         }
         world.run();
         if !world.is_alive(broker) || world.router.snapshot().outbox_bytes < most {

@@ -343,20 +343,23 @@ fn an_attach_that_no_frame_of_the_hub_holds_is_refused_and_the_hub_is_spared() {
     };
     world.hub = Some((HUB_AUTO, small));
     let device = world.device("dev");
-    world.peer(device).attach(0, 0, &"n".repeat(5000), true, UP);
+    world.peer(device).attach(0, 0, &"n".repeat(600), true, UP);
     world
         .peer(device)
         .attach(0, 1, "far", true, &format!("{UP}/{}", "x".repeat(5000)));
     world.peer(device).attach(0, 2, "up", true, UP);
     world.run();
-    for handle in [0, 1] {
+    for (handle, expected) in [
+        (0, "amqp:frame-size-too-small"),
+        (1, "amqp:resource-limit-exceeded"),
+    ] {
         let refused = world
             .peer(device)
             .link(0, handle)
             .detached
             .clone()
             .expect("refused");
-        assert_eq!(condition(&refused), Some("amqp:resource-limit-exceeded"));
+        assert_eq!(condition(&refused), Some(expected));
     }
     assert!(world.peer(device).link(0, 2).detached.is_none());
     assert!(world.hub().find("up@dev", false).is_some());

@@ -12,6 +12,7 @@ mod token;
 pub use diagnosis::diagnose;
 pub(super) use diagnosis::says_no_room;
 pub(super) use percent::decoded;
+pub(super) use resource::climbs;
 pub use resource::{Resource, identity_of, in_one_spelling, may_be_of_a_device};
 pub(super) use token::counted_as;
 pub use token::{Field, SasToken, TokenFault};

@@ -7,6 +7,7 @@ use core::net::{IpAddr, SocketAddr};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::identity::climbs;
 use super::pattern::PatternTree;
 use super::settings::Direction;
 use super::settings::policy::{Addresses, GroupSettings, PolicySettings, RemoteHost, VhostSettings};
@@ -259,11 +260,17 @@ impl RemoteHost {
 
 impl Addresses {
     fn contain(&self, user: &str, address: &str) -> bool {
+        // From what a wildcard stands for a hub may get to where the list does not lead.
+        let climbs = climbs(address);
+        let may_match =
+            |entry: &str, everything: &str| !climbs || entry == everything || !entry.contains(['*', '#']);
         match self {
-            Addresses::Listed(texts) => texts.iter().any(|text| is_listed(text, user, address)),
+            Addresses::Listed(texts) => texts
+                .iter()
+                .any(|text| may_match(text, "*") && is_listed(text, user, address)),
             Addresses::Patterns(patterns) => patterns
                 .iter()
-                .any(|pattern| matches_pattern(pattern, user, address)),
+                .any(|pattern| may_match(pattern, "#") && matches_pattern(pattern, user, address)),
         }
     }
 }

@@ -160,6 +160,11 @@ fn is_straight(segment: &str) -> bool {
     percent::decode(segment).is_some_and(|read| !matches!(&*read, "." | "..") && !read.contains(['/', '\\']))
 }
 
+/// Whether some reader gets up from a place in an address: URL libraries resolve `..`, as above.
+pub(in crate::router) fn climbs(address: &str) -> bool {
+    percent::decode(address).is_none_or(|read| read.split(['/', '\\']).any(|segment| segment == ".."))
+}
+
 /// Device, module, and the rest of a path that begins with a device.
 pub(super) fn split_identity(path: &str) -> Option<(&str, Option<&str>, Option<&str>)> {
     let below_devices = split_word(path, "devices")?;

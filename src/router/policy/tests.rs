@@ -309,6 +309,34 @@ fn a_pattern_matches_whole_tokens() {
 }
 
 #[test]
+fn no_wildcard_stands_for_a_way_up() {
+    let mut settings = group("g", &["*"]);
+    for list in [
+        listed(&["devices/${user}/*", "plant/../line"]),
+        patterns(&["devices/${user}/#", "plant/../line"]),
+    ] {
+        settings.targets = list;
+        for (address, allowed) in [
+            ("devices/dev1/messages/a..b", true),
+            ("devices/dev1/../dev2", false),
+            ("devices/dev1/%2e%2E/dev2", false),
+            ("devices/dev1/x%2F..%5C..%2Fdev2", false),
+            ("devices/dev1/..\\dev2", false),
+            ("devices/dev1/..%2Fdev2%FF", false),
+            ("plant/../line", true),
+        ] {
+            let expected = if allowed { Ok(()) } else { Err(LinkDenial::Address) };
+            let asked = ask(&settings, Direction::In, Some(address));
+            assert_eq!(asked, expected, "{address}");
+        }
+    }
+    for everything in [listed(&["*"]), patterns(&["#"])] {
+        settings.targets = everything;
+        assert_eq!(ask(&settings, Direction::In, Some("a/../b")), Ok(()));
+    }
+}
+
+#[test]
 fn a_user_whose_name_is_a_wildcard_stands_for_itself() {
     for user in ["*", "#", "a*", "x/#"] {
         assert!(!is_listed("d/${user}", user, "d/other"), "{user}");

@@ -120,8 +120,8 @@ const SAFE: [(&str, &str, &str); 22] = [
     ),
     (
         "src/router/waiting.rs",
-        "waiting.remove(place)",
-        "of a VecDeque: nothing for a place that it has not",
+        "connector.waiting.remove(place)",
+        "a map",
     ),
 ];
 

@@ -431,6 +431,7 @@ impl Router {
             return false;
         };
         let left = std::mem::replace(&mut link.session_pair, pair);
+        link.parked = 0..0;
         link.readdressing = decision.readdressing;
         self.leave_pair(number, left);
         if let Some(pair) = self.session_pairs.get_mut(index(pair)) {
@@ -475,7 +476,8 @@ impl Router {
     fn movable(&self, number: u32) -> Option<(SessionRef, ConnectorId, Instant)> {
         let link = self.link_pairs.get(index(number))?;
         let pair = self.session_pairs.get(index(link.session_pair))?;
-        let has_sent = pair.up.entries.iter().any(|parked| parked.link == number);
+        let mut own = pair.up.entries.range(pair.up.range_of(&link.parked));
+        let has_sent = own.any(|parked| parked.link == number);
         let deadline = link.waiting.as_ref()?.deadline;
         Some((pair.device?, pair.connector, deadline)).filter(|_| !has_sent)
     }

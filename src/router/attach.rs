@@ -119,6 +119,7 @@ impl Router {
             is_granted: false,
             is_answered: false,
             closing: None,
+            parked: 0..0,
             delivering: None,
             message_size: self.message_size(key, attach.role),
             deliveries: 0,

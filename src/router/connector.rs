@@ -1,6 +1,6 @@
 //! Connectors: when to dial, and what waits for it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::ConnectionKey;
@@ -62,10 +62,12 @@ pub(super) struct Connector {
     pub(super) state: State,
     /// The peer's container-id, the last time that it was open.
     pub(super) container_id: Option<String>,
-    /// Link pairs whose attach waits for it, oldest first.
-    pub(super) waiting: VecDeque<u32>,
-    /// Those whose turn has come, and that wait until their device's tokens are known to the connection.
-    pub(super) behind_tokens: VecDeque<u32>,
+    /// Link pairs whose attach waits for it, by the time until which it does and their number in log lines: thousands may
+    /// go at once, and each is found without a look at the others.
+    pub(super) waiting: BTreeMap<(Instant, u64), u32>,
+    /// Those whose turn has come, and that wait until their device's tokens are known to the connection: by the device, and
+    /// their number in log lines. Each with the time that it would have on the other list.
+    pub(super) behind_tokens: BTreeMap<(ConnectionKey, u64), (u32, Instant)>,
     /// The configured connector, if this is a further connection of its pool.
     pub(super) head: Option<ConnectorId>,
     /// The further connections of a configured connector, oldest first.
@@ -121,8 +123,8 @@ impl Connector {
             settings,
             state: State::Idle,
             container_id: None,
-            waiting: VecDeque::new(),
-            behind_tokens: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            behind_tokens: BTreeMap::new(),
             head: None,
             further: Vec::new(),
             names: LinkNames::default(),
@@ -225,8 +227,9 @@ impl Connector {
 
     /// The connection is gone: what waited for tokens to be known there waits for the next.
     pub(super) fn forget_order_of_tokens(&mut self) {
-        self.behind_tokens.append(&mut self.waiting);
-        std::mem::swap(&mut self.behind_tokens, &mut self.waiting);
+        for ((_, order), (number, deadline)) in std::mem::take(&mut self.behind_tokens) {
+            self.waiting.insert((deadline, order), number);
+        }
     }
 
     /// When the next of those that wait for their turn on the open connection has it.

@@ -3,7 +3,7 @@
 use super::attach::excerpt;
 use super::connection::{Kind, index};
 use super::delivery_map::Ids;
-use super::pair::{Leg, Parked, ParkedKind, Way};
+use super::pair::{Leg, Parked, ParkedKind};
 use super::{ConnectionKey, Router};
 use crate::amqp::condition::ErrorView;
 use crate::amqp::fields::Tail;
@@ -357,9 +357,7 @@ impl Router {
         };
         self.own_nodes.forget(number, &link);
         self.freed_links = self.freed_links.wrapping_add(1);
-        for way in [Way::Up, Way::Down] {
-            self.drop_parked(link.session_pair, way, Some(number));
-        }
+        self.drop_parked_of(link.session_pair, link.way(), number, &link.parked);
         if let Some(pair) = self.session_pairs.get_mut(index(link.session_pair)) {
             pair.links.retain(|&other| other != number);
             let way = link.way();

@@ -6,6 +6,7 @@
 //! do not read hold too much together, the one that holds most is closed.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use super::connection::{Kind, index};
 use super::pair::{Leg, Parked, ParkedKind, Way};
@@ -161,10 +162,16 @@ impl Router {
             return;
         };
         let device = session_pair.device.map(|session| session.connection);
-        let lane = session_pair.lane_mut(way);
-        lane.bodies.tail().extend_from_slice(body);
-        lane.entries.push_back(parked);
-        self.account(device, way, parked.cost(), 0);
+        let cost = parked.cost();
+        let link = match parked.kind {
+            ParkedKind::Disposition => None,
+            ParkedKind::Transfer | ParkedKind::Flow | ParkedKind::Detach | ParkedKind::Dropped => {
+                self.link_pairs.get_mut(index(parked.link))
+            }
+        };
+        let places = link.map(|link| &mut link.parked);
+        session_pair.lane_mut(way).park(parked, body, places);
+        self.account(device, way, cost, 0);
         if way == Way::Down && self.held_total > limits::HELD_BYTES_TOTAL {
             self.evict_largest_holder();
         }
@@ -248,15 +255,35 @@ impl Router {
         let Some(session_pair) = self.session_pairs.get_mut(index(pair)) else {
             return;
         };
-        for entry in session_pair.lane_mut(way).entries.iter_mut() {
+        let Some(places) = self.link_pairs.get(index(link)).map(|link| &link.parked) else {
+            return;
+        };
+        let lane = session_pair.lane_mut(way);
+        let range = lane.range_of(places);
+        for entry in lane.entries.range_mut(range) {
             if entry.link == link && matches!(entry.kind, ParkedKind::Transfer | ParkedKind::Flow) {
                 entry.kind = ParkedKind::Dropped;
             }
         }
     }
 
-    /// Forgets a lane's parked frames of one link, or of all.
-    pub(super) fn drop_parked(&mut self, pair: u32, way: Way, link: Option<u32>) {
+    /// Forgets a lane's parked frames of one link, which is at these places, and free.
+    pub(super) fn drop_parked_of(&mut self, pair: u32, way: Way, link: u32, places: &Range<u64>) {
+        let Some(session_pair) = self.session_pairs.get_mut(index(pair)) else {
+            return;
+        };
+        let lane = session_pair.lane_mut(way);
+        let range = lane.range_of(places);
+        // Entries and bodies keep their order; the pump skips what is marked.
+        for entry in lane.entries.range_mut(range).filter(|entry| entry.link == link) {
+            if entry.kind != ParkedKind::Disposition {
+                entry.kind = ParkedKind::Dropped;
+            }
+        }
+    }
+
+    /// Forgets all parked frames of a lane.
+    pub(super) fn drop_parked(&mut self, pair: u32, way: Way) {
         let Some(session_pair) = self.session_pairs.get_mut(index(pair)) else {
             return;
         };
@@ -264,22 +291,11 @@ impl Router {
             .session(Leg::Device)
             .map(|session| session.connection);
         let lane = session_pair.lane_mut(way);
-        match link {
-            // Entries and bodies keep their order; the pump skips what is marked.
-            Some(link) => {
-                for entry in lane.entries.iter_mut().filter(|entry| entry.link == link) {
-                    if entry.kind != ParkedKind::Disposition {
-                        entry.kind = ParkedKind::Dropped;
-                    }
-                }
-            }
-            None => {
-                let bytes = lane.cost();
-                lane.entries.clear();
-                lane.bodies.clear();
-                lane.bodies.release_memory();
-                self.account(device, way, 0, bytes);
-            }
-        }
+        let bytes = lane.cost();
+        lane.gone += lane.entries.len() as u64;
+        lane.entries.clear();
+        lane.bodies.clear();
+        lane.bodies.release_memory();
+        self.account(device, way, 0, bytes);
     }
 }

@@ -35,15 +35,21 @@ struct Outgoing {
     delivery: Option<(DeliveryId, DeliveryHead)>,
 }
 
-impl LocalSender {
-    pub(super) fn push(&mut self, label: u64, payload: Secret<Vec<u8>>, is_traced: bool) {
-        self.queue.push_back(Outgoing {
+impl Outgoing {
+    const fn new(label: u64, payload: Secret<Vec<u8>>, is_traced: bool) -> Self {
+        Outgoing {
             label,
             payload,
             is_traced,
             offset: 0,
             delivery: None,
-        });
+        }
+    }
+}
+
+impl LocalSender {
+    pub(super) fn push(&mut self, label: u64, payload: Secret<Vec<u8>>, is_traced: bool) {
+        self.queue.push_back(Outgoing::new(label, payload, is_traced));
     }
 
     /// How many messages have not gone, or not all of them.
@@ -56,10 +62,28 @@ impl LocalSender {
         self.queue.front().is_some_and(|message| message.offset > 0)
     }
 
-    /// Takes a message back, if nothing of it has gone.
+    /// Puts a message behind those with lower labels, so that [`cancel`](Self::cancel) finds it.
+    pub(super) fn line_up(&mut self, label: u64, payload: Secret<Vec<u8>>, is_traced: bool) {
+        let place = self.place(label);
+        self.queue.insert(place, Outgoing::new(label, payload, is_traced));
+    }
+
+    /// Takes a message back that was [lined up](Self::line_up), if nothing of it has gone.
     pub(super) fn cancel(&mut self, label: u64) {
+        let place = self.place(label);
+        if self
+            .queue
+            .get(place)
+            .is_some_and(|message| message.label == label)
+        {
+            self.queue.remove(place);
+        }
+    }
+
+    /// Where a message with this label is, or would be, among those of which nothing has gone: thousands may wait.
+    fn place(&self, label: u64) -> usize {
         self.queue
-            .retain(|message| message.label != label || message.delivery.is_some());
+            .partition_point(|message| message.delivery.is_some() || message.label < label)
     }
 
     /// What has not begun to go, with its labels.
@@ -269,4 +293,27 @@ impl LocalReceiver {
 
 const fn link_tail(bytes: &[u8]) -> Tail<'_> {
     Tail { count: 6, bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_in_line_is_taken_back_wherever_it_is() {
+        let mut sender = LocalSender::default();
+        for label in [4, 9, 7, 12, 1] {
+            sender.line_up(label, Secret::default(), false);
+        }
+        // It has begun.
+        let front = sender.queue.front_mut().expect("a message");
+        front.delivery = Some((DeliveryId(0), DeliveryHead::new(0, false)));
+        let first = front.label;
+        sender.line_up(0, Secret::default(), false);
+        for label in [first, 8, 7, 12, 13, 7] {
+            sender.cancel(label);
+        }
+        let labels: Vec<u64> = sender.queue.iter().map(|message| message.label).collect();
+        assert_eq!(labels, [first, 0, 4, 9]);
+    }
 }

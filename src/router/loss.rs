@@ -167,7 +167,7 @@ impl Router {
                 self.free_link_pair(link);
             }
         }
-        self.drop_parked(number, Way::Down, None);
+        self.drop_parked(number, Way::Down);
         self.fail_unsettled(number, Way::Down);
         let Some(pair) = self.session_pairs.get(index(number)) else {
             return;
@@ -191,7 +191,7 @@ impl Router {
                 self.pump(number, Way::Up);
             }
             Farewell::Graceful | Farewell::Lost(_) => {
-                self.drop_parked(number, Way::Up, None);
+                self.drop_parked(number, Way::Up);
                 if let Some(pair) = self.session_pairs.get_mut(index(number)) {
                     pair.device = None;
                 }
@@ -209,7 +209,7 @@ impl Router {
 
     /// Nothing moves of what a device that has said goodbye left behind.
     pub(super) fn give_up_leftover(&mut self, number: u32) {
-        self.drop_parked(number, Way::Up, None);
+        self.drop_parked(number, Way::Up);
         let error = AmqpError::new(
             condition::DETACH_FORCED,
             "the device has gone, and the rest of what it had sent was not taken",
@@ -523,7 +523,7 @@ impl Router {
     }
 
     fn drop_lanes(&mut self, number: u32) {
-        self.drop_parked(number, Way::Up, None);
-        self.drop_parked(number, Way::Down, None);
+        self.drop_parked(number, Way::Up);
+        self.drop_parked(number, Way::Down);
     }
 }

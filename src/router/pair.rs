@@ -1,6 +1,7 @@
 //! What joins two sessions and two links: the state of the tunnel.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::ConnectionKey;
@@ -129,6 +130,8 @@ pub(super) struct Lane {
     pub(super) bodies: ByteQueue,
     /// How many parked frames, or parts of them, have gone on.
     pub(super) moved: u64,
+    /// How many parked frames are here no more: the place of the first of `entries`.
+    pub(super) gone: u64,
     /// The target's outbox was full; it will call back.
     pub(super) is_queued: bool,
 }
@@ -141,6 +144,26 @@ impl Lane {
     /// What its parked frames cost.
     pub(super) fn cost(&self) -> usize {
         self.bodies.len() + self.entries.len() * size_of::<Parked>()
+    }
+
+    /// Puts a frame behind what waits, and notes its place with those of its link, if it is one's.
+    pub(super) fn park(&mut self, parked: Parked, body: &[u8], places: Option<&mut Range<u64>>) {
+        let place = self.gone + self.entries.len() as u64;
+        if let Some(places) = places {
+            if places.end <= self.gone {
+                places.start = place;
+            }
+            places.end = place + 1;
+        }
+        self.bodies.tail().extend_from_slice(body);
+        self.entries.push_back(parked);
+    }
+
+    /// Which of the entries may be a link's, by its [places](LinkPair::parked).
+    pub(super) fn range_of(&self, places: &Range<u64>) -> Range<usize> {
+        let index = |place: u64| usize::try_from(place.saturating_sub(self.gone)).unwrap_or(usize::MAX);
+        let end = index(places.end).min(self.entries.len());
+        index(places.start).min(end)..end
     }
 }
 
@@ -204,6 +227,9 @@ pub(super) struct LinkPair {
     pub(super) is_answered: bool,
     /// One side has detached.
     pub(super) closing: Option<Closing>,
+    /// Places in its lane, counted from the first frame that was ever parked there, from the first of its frames to behind
+    /// the last: thousands of links may have one each, and none is looked for among those of all others.
+    pub(super) parked: Range<u64>,
     /// The delivery under way to the target: its id at its source, and at the target.
     pub(super) delivering: Option<(DeliveryId, DeliveryId)>,
     /// How large the device's messages may be, and how large this one is.
@@ -233,5 +259,44 @@ impl LinkPair {
             Leg::Device => self.device,
             Leg::Upstream => self.upstream,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn park(lane: &mut Lane, link: u32, places: &mut Range<u64>) {
+        let parked = Parked {
+            kind: ParkedKind::Transfer,
+            link,
+            length: 1,
+            offset: 0,
+        };
+        lane.park(parked, &[0], Some(places));
+    }
+
+    #[test]
+    fn a_links_frames_are_looked_for_where_they_are_and_nowhere_else() {
+        let mut lane = Lane::default();
+        let mut links = vec![0..0; 1000];
+        for (number, places) in (0..).zip(&mut links) {
+            park(&mut lane, number, places);
+        }
+        for (number, places) in links.iter().enumerate() {
+            assert_eq!(lane.range_of(places), number..number + 1);
+        }
+        // The first half of the frames goes on.
+        lane.entries.drain(..500);
+        lane.gone += 500;
+        assert!(links[..500].iter().all(|places| lane.range_of(places).is_empty()));
+        assert_eq!(lane.range_of(&links[500]), 0..1);
+        park(&mut lane, 0, &mut links[0]);
+        park(&mut lane, 999, &mut links[999]);
+        assert_eq!(lane.range_of(&links[0]), 500..501, "nothing of before");
+        assert_eq!(lane.range_of(&links[999]), 499..502, "and all that is there");
+        // While the entries are out, there is nothing to look at.
+        lane.entries.clear();
+        assert!(links.iter().all(|places| lane.range_of(places).is_empty()));
     }
 }

@@ -187,7 +187,7 @@ impl Router {
                 connector.settings.name
             );
             connector.forget_order_of_tokens();
-            for number in connector.waiting {
+            for number in connector.waiting.into_values() {
                 if !self.move_waiting(number, To::Any, now) {
                     let error = self.unreachable_error(&what);
                     self.refuse_waiting(number, Some(&error));

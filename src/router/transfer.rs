@@ -201,6 +201,7 @@ impl Router {
         let mut for_outbox = false;
         let mut moved = 0;
         let mut steps = 0u64;
+        let mut gone = 0u64;
         let freed = self.freed_links;
         while let Some(entry) = entries.front_mut() {
             let body = bodies.as_slice().get(..entry.length).unwrap_or_default();
@@ -236,6 +237,7 @@ impl Router {
             }
             moved += entry.cost();
             steps += 1;
+            gone += 1;
             bodies.consume(entry.length);
             entries.pop_front();
         }
@@ -262,6 +264,7 @@ impl Router {
         if let Some(pair) = self.session_pairs.get_mut(index(number)) {
             let lane = pair.lane_mut(way);
             lane.entries = entries;
+            lane.gone += gone;
             lane.bodies = bodies;
             lane.moved = lane.moved.wrapping_add(steps);
         } else {

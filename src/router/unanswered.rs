@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::connection::index;
-use super::pair::{Leg, ParkedKind};
+use super::pair::{Leg, Parked, ParkedKind};
 use super::timer::Owner;
 use super::{ConnectionKey, Router};
 use crate::amqp::condition::{self, AmqpError};
@@ -214,19 +214,12 @@ impl Router {
     fn stage_of(&self, number: u32) -> Stage {
         let lane = self.link_pairs.get(index(number)).and_then(|link| {
             let pair = self.session_pairs.get(index(link.session_pair))?;
-            Some(pair.lane(link.way()))
+            let lane = pair.lane(link.way());
+            // Nothing of a link comes behind its detach.
+            let last = lane.entries.range(lane.range_of(&link.parked)).next_back()?;
+            (last.link == number && last.kind == ParkedKind::Detach).then_some(lane)
         });
-        match lane {
-            Some(lane)
-                if lane
-                    .entries
-                    .iter()
-                    .any(|entry| entry.link == number && entry.kind == ParkedKind::Detach) =>
-            {
-                Stage::Parked { moved: lane.moved }
-            }
-            Some(_) | None => Stage::PassedOn,
-        }
+        lane.map_or(Stage::PassedOn, |lane| Stage::Parked { moved: lane.moved })
     }
 
     /// Nothing of what a parked detach waits behind has moved: it goes on without.
@@ -234,7 +227,7 @@ impl Router {
         let Some(link) = self.link_pairs.get(index(number)) else {
             return;
         };
-        let (pair, way) = (link.session_pair, link.way());
+        let (pair, way, places) = (link.session_pair, link.way(), link.parked.clone());
         self.drop_transfers(pair, way, number);
         let Some(lane) = self
             .session_pairs
@@ -243,17 +236,20 @@ impl Router {
         else {
             return;
         };
-        let mut start = 0;
-        let mut body = None;
-        for entry in &mut lane.entries {
-            let end = start + entry.length;
-            if entry.link == number && entry.kind == ParkedKind::Detach {
-                entry.kind = ParkedKind::Dropped;
-                body = lane.bodies.as_slice().get(start..end).map(<[u8]>::to_vec);
-                break;
-            }
-            start = end;
-        }
+        let place = lane.range_of(&places).end.saturating_sub(1);
+        let start = lane
+            .entries
+            .range(..place)
+            .map(|entry| entry.length)
+            .sum::<usize>();
+        let is_detach = |entry: &&mut Parked| entry.link == number && entry.kind == ParkedKind::Detach;
+        let body = lane.entries.get_mut(place).filter(is_detach).and_then(|entry| {
+            entry.kind = ParkedKind::Dropped;
+            lane.bodies
+                .as_slice()
+                .get(start..start + entry.length)
+                .map(<[u8]>::to_vec)
+        });
         if let Some(body) = body
             && let Ok(Performative::Detach(detach)) = Performative::parse(&body)
         {

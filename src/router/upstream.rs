@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use super::attach::excerpt;
-use super::connection::index;
 use super::connector::{Connector, State};
 use super::failover;
 use super::loss::Farewell;
@@ -42,10 +41,7 @@ impl Router {
         let Some(connector) = self.connectors.get_mut(&id) else {
             return;
         };
-        let oldest = connector
-            .waiting
-            .front()
-            .and_then(|&link| Some(self.link_pairs.get(index(link))?.waiting.as_ref()?.deadline));
+        let oldest = connector.waiting.first_key_value().map(|(&(due, _), _)| due);
         let turn = connector.next_turn().filter(|_| is_usable);
         let waiting = oldest.into_iter().chain(turn).min();
         let deadline = connector.next_deadline(waiting, self.settings.linger);

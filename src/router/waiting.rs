@@ -82,8 +82,16 @@ impl Router {
     }
 
     fn queue_behind_tokens(&mut self, number: u32, id: ConnectorId) {
+        let Some((device, ..)) = self.link_end(number, Leg::Device) else {
+            return;
+        };
+        let Some((deadline, order)) = self.place_in_line(number) else {
+            return;
+        };
         if let Some(connector) = self.connectors.get_mut(&id) {
-            connector.behind_tokens.push_back(number);
+            connector
+                .behind_tokens
+                .insert((device, order), (number, deadline));
         }
     }
 
@@ -112,16 +120,23 @@ impl Router {
         let Some(connector) = self.connectors.get_mut(&id) else {
             return Vec::new();
         };
-        let all = std::mem::take(&mut connector.behind_tokens);
-        let is_of_device = |&number: &u32| {
-            let end = self.link_end(number, Leg::Device);
-            end.is_some_and(|(connection, ..)| connection == device)
-        };
-        let (taken, kept): (Vec<u32>, Vec<u32>) = all.into_iter().partition(is_of_device);
-        if let Some(connector) = self.connectors.get_mut(&id) {
-            connector.behind_tokens = kept.into();
+        let mut taken = Vec::new();
+        while let Some((&place, &(number, _))) = connector
+            .behind_tokens
+            .range((device, 0)..=(device, u64::MAX))
+            .next()
+        {
+            connector.behind_tokens.remove(&place);
+            taken.push(number);
         }
         taken
+    }
+
+    /// Where an attach that waits has its place on its connector's list: by the time until which it waits, and of equal
+    /// ones the older first.
+    fn place_in_line(&self, number: u32) -> Option<(Instant, u64)> {
+        let link = self.link_pairs.get(index(number))?;
+        Some((link.waiting.as_ref()?.deadline, link.number))
     }
 
     /// The tokens of a device are known to the connection: what it attaches goes out.
@@ -137,23 +152,13 @@ impl Router {
 
     /// Puts an attach on its connector's list, which is in the order of deadlines.
     fn queue_waiting(&mut self, number: u32, id: ConnectorId, deadline: Instant, now: Instant) {
-        let due = |&other: &u32| {
-            self.link_pairs
-                .get(index(other))
-                .and_then(|link| Some(link.waiting.as_ref()?.deadline))
-        };
-        if let Some(connector) = self.connectors.get_mut(&id) {
-            let place = connector
-                .waiting
-                .partition_point(|other| due(other).is_none_or(|due| due <= deadline));
-            connector.waiting.insert(place, number);
-        }
-        if let Some(waiting) = self
-            .link_pairs
-            .get_mut(index(number))
-            .and_then(|link| link.waiting.as_mut())
+        if let Some(link) = self.link_pairs.get_mut(index(number))
+            && let Some(waiting) = &mut link.waiting
         {
             waiting.deadline = deadline;
+            if let Some(connector) = self.connectors.get_mut(&id) {
+                connector.waiting.insert((deadline, link.number), number);
+            }
         }
         self.want(id, now);
     }
@@ -189,12 +194,16 @@ impl Router {
         self.redate_waiting(id, |deadline| deadline.min(latest));
     }
 
-    /// Gives the attaches on a connector's list other deadlines, in the same order.
+    /// Gives the attaches on a connector's list other deadlines.
     fn redate_waiting(&mut self, id: ConnectorId, deadline: impl Fn(Instant) -> Instant) {
-        for &number in self.connectors.get(&id).iter().flat_map(|it| &it.waiting) {
+        let Some(connector) = self.connectors.get_mut(&id) else {
+            return;
+        };
+        for ((due, order), number) in std::mem::take(&mut connector.waiting) {
             let link = self.link_pairs.get_mut(index(number));
             if let Some(waiting) = link.and_then(|link| link.waiting.as_mut()) {
-                waiting.deadline = deadline(waiting.deadline);
+                waiting.deadline = deadline(due);
+                connector.waiting.insert((waiting.deadline, order), number);
             }
         }
     }
@@ -204,7 +213,10 @@ impl Router {
     pub(super) fn take_turns(&mut self, id: ConnectorId, now: Instant) {
         self.send_unsent(id, now);
         while self.usable_connection(id).is_some()
-            && let Some(&number) = self.connectors.get(&id).and_then(|it| it.waiting.front())
+            && let Some((_, &number)) = self
+                .connectors
+                .get(&id)
+                .and_then(|it| it.waiting.first_key_value())
         {
             let Some((device, body)) = self.waiting_attach(number) else {
                 self.forget_first(id);
@@ -227,7 +239,7 @@ impl Router {
 
     fn forget_first(&mut self, id: ConnectorId) {
         if let Some(connector) = self.connectors.get_mut(&id) {
-            connector.waiting.pop_front();
+            connector.waiting.pop_first();
         }
     }
 
@@ -291,47 +303,27 @@ impl Router {
         self.move_link(number, device, attach, To::Roomy, now)
     }
 
-    /// Takes what waits of a device off a connector's list. A device attaches its links one after the other, so they are
-    /// at the head of the list, or nearly so.
+    /// Takes what waits of a device off a connector's list, in order.
     fn take_waiting_of(&mut self, device: ConnectionKey, id: ConnectorId) -> Vec<u32> {
-        let count = self.count_waiting_of(device, id);
+        let pairs = self
+            .entry(device)
+            .into_iter()
+            .flat_map(|entry| entry.connection.owners())
+            .filter_map(|pair| self.session_pairs.get(index(pair)))
+            .filter(|pair| pair.connector == id);
+        let mut places: Vec<(Instant, u64)> = pairs
+            .flat_map(|pair| &pair.links)
+            .filter_map(|&link| self.place_in_line(link))
+            .collect();
+        places.sort_unstable();
         let Some(connector) = self.connectors.get_mut(&id) else {
             return Vec::new();
         };
-        let mut waiting = std::mem::take(&mut connector.waiting);
-        let mut taken = Vec::with_capacity(count);
-        let mut place = 0;
-        while taken.len() < count
-            && let Some(&number) = waiting.get(place)
-        {
-            let is_of_device = |(connection, ..): (ConnectionKey, _, _)| connection == device;
-            if self.link_end(number, Leg::Device).is_some_and(is_of_device) {
-                waiting.remove(place);
-                taken.push(number);
-            } else {
-                place += 1;
-            }
-        }
-        if let Some(connector) = self.connectors.get_mut(&id) {
-            connector.waiting = waiting;
-        }
-        taken
-    }
-
-    fn count_waiting_of(&self, device: ConnectionKey, id: ConnectorId) -> usize {
-        let Some(entry) = self.entry(device) else { return 0 };
-        entry
-            .connection
-            .owners()
-            .filter_map(|pair| self.session_pairs.get(index(pair)))
-            .filter(|pair| pair.connector == id)
-            .flat_map(|pair| &pair.links)
-            .filter(|&&link| {
-                self.link_pairs
-                    .get(index(link))
-                    .is_some_and(|link| link.waiting.is_some())
-            })
-            .count()
+        // One that waits for tokens is not on the list.
+        places
+            .iter()
+            .filter_map(|place| connector.waiting.remove(place))
+            .collect()
     }
 
     /// A connector is not coming soon: what waits for it goes to another one that is up.
@@ -339,11 +331,11 @@ impl Router {
         let Some(connector) = self.connectors.get_mut(&id) else {
             return;
         };
-        for number in std::mem::take(&mut connector.waiting) {
+        for (place, number) in std::mem::take(&mut connector.waiting) {
             if !self.move_waiting(number, To::Up, now)
                 && let Some(connector) = self.connectors.get_mut(&id)
             {
-                connector.waiting.push_back(number);
+                connector.waiting.insert(place, number);
             }
         }
     }
@@ -355,7 +347,7 @@ impl Router {
             |connector: &Connector| connector.is_failing() && connector.open_connection().is_none();
         let waiting: Vec<u32> = elsewhere
             .filter(|(_, connector)| is_absent(connector))
-            .flat_map(|(_, connector)| connector.waiting.iter().copied())
+            .flat_map(|(_, connector)| connector.waiting.values().copied())
             .collect();
         for number in waiting {
             if let Some((device, body)) = self.waiting_attach(number)
@@ -439,6 +431,7 @@ impl Router {
             return false;
         };
         let left = std::mem::replace(&mut link.session_pair, pair);
+        link.parked = 0..0;
         link.readdressing = decision.readdressing;
         self.leave_pair(number, left);
         if let Some(pair) = self.session_pairs.get_mut(index(pair)) {
@@ -483,7 +476,8 @@ impl Router {
     fn movable(&self, number: u32) -> Option<(SessionRef, ConnectorId, Instant)> {
         let link = self.link_pairs.get(index(number))?;
         let pair = self.session_pairs.get(index(link.session_pair))?;
-        let has_sent = pair.up.entries.iter().any(|parked| parked.link == number);
+        let mut own = pair.up.entries.range(pair.up.range_of(&link.parked));
+        let has_sent = own.any(|parked| parked.link == number);
         let deadline = link.waiting.as_ref()?.deadline;
         Some((pair.device?, pair.connector, deadline)).filter(|_| !has_sent)
     }
@@ -491,22 +485,15 @@ impl Router {
     /// Refuses the attaches that have waited long enough.
     pub(super) fn refuse_overdue(&mut self, id: ConnectorId, now: Instant) {
         while let Some(connector) = self.connectors.get(&id) {
-            let Some(&number) = connector.waiting.front() else {
+            let Some((&place, &number)) = connector.waiting.first_key_value() else {
                 return;
             };
-            let deadline = self
-                .link_pairs
-                .get(index(number))
-                .and_then(|link| Some(link.waiting.as_ref()?.deadline));
-            match deadline {
-                Some(deadline) if deadline > now => return,
-                Some(_) => {}
-                None => {
-                    if let Some(connector) = self.connectors.get_mut(&id) {
-                        connector.waiting.pop_front();
-                    }
-                    continue;
-                }
+            if place.0 > now {
+                return;
+            }
+            if self.place_in_line(number) != Some(place) {
+                self.forget_first(id);
+                continue;
             }
             if self.move_waiting(number, To::Open, now) {
                 continue;
@@ -541,11 +528,10 @@ impl Router {
         };
         let attach = link
             .waiting
-            .take()
-            .map(|waiting| waiting.attach)
+            .as_mut()
+            .map(|waiting| std::mem::take(&mut waiting.attach))
             .unwrap_or_default();
         let end = self.link_end(number, Leg::Device);
-        self.forget_waiting(number);
         self.free_and_pump(number);
         let Some((connection, channel, handle)) = end else {
             return;
@@ -570,15 +556,21 @@ impl Router {
         }
     }
 
-    /// Takes a link off its connector's list.
+    /// Takes a link off its connector's lists.
     pub(super) fn forget_waiting(&mut self, number: u32) {
+        let Some((deadline, order)) = self.place_in_line(number) else {
+            return;
+        };
         let pair = self.link_pairs.get(index(number)).map(|link| link.session_pair);
-        let id = pair
-            .and_then(|pair| self.session_pairs.get(index(pair)))
-            .map(|pair| pair.connector);
-        if let Some(connector) = id.and_then(|id| self.connectors.get_mut(&id)) {
-            connector.waiting.retain(|&other| other != number);
-            connector.behind_tokens.retain(|&other| other != number);
+        let Some(pair) = pair.and_then(|pair| self.session_pairs.get(index(pair))) else {
+            return;
+        };
+        let Some(connector) = self.connectors.get_mut(&pair.connector) else {
+            return;
+        };
+        connector.waiting.remove(&(deadline, order));
+        if let Some(device) = pair.device {
+            connector.behind_tokens.remove(&(device.connection, order));
         }
     }
 }

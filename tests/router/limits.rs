@@ -257,6 +257,9 @@ fn as_many_attaches_wait_for_a_connector_as_may_and_one_more_is_refused() {
         Some("amqp:resource-limit-exceeded")
     );
     assert_eq!(world.router.snapshot().waiting_attaches, limits::WAITING_ATTACHES);
+    world.lose(device);
+    world.run();
+    assert_eq!(world.router.snapshot().waiting_attaches, 0);
 }
 
 /// An attach, or a flow, whose performative has exactly so many bytes.

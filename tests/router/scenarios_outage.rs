@@ -295,6 +295,37 @@ fn pacing_lets_what_a_device_has_waiting_go_together() {
 }
 
 #[test]
+fn what_waits_of_several_devices_is_found_wherever_it_is_in_the_line() {
+    let mut world = unanswered(shared(100));
+    let ids = devices(&mut world, 3);
+    for handle in 1..50 {
+        for (number, &id) in ids.iter().enumerate() {
+            let name = format!("l{handle}");
+            world.peer(id).attach(0, handle, &name, true, &address(number));
+            world.run();
+        }
+    }
+    assert_eq!(world.router.snapshot().waiting_attaches, 150);
+    world.lose(ids[1]);
+    world.peer(ids[2]).detach(0, 7, true, Value::Null);
+    world.run();
+    assert_eq!(world.router.snapshot().waiting_attaches, 99);
+    world.answer_dial(HUB_AUTO, Announces::default());
+    world.run();
+    let links = |device: usize| {
+        let rest = (1..50).map(move |handle| format!("l{handle}@d{device}"));
+        std::iter::once(format!("up@d{device}")).chain(rest)
+    };
+    let expected: Vec<String> = links(0).chain(links(2).filter(|name| name != "l7@d2")).collect();
+    assert_eq!(
+        asked(&mut world),
+        expected,
+        "device by device, each in its own order"
+    );
+    assert_eq!(world.router.snapshot().waiting_attaches, 0);
+}
+
+#[test]
 fn pacing_holds_up_new_devices_only_and_none_overtakes() {
     let mut world = World::new(shared(1));
     let [first, second] = [0, 1].map(|number| world.device(&format!("d{number}")));

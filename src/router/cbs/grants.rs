@@ -331,13 +331,10 @@ impl Router {
         settings.relays_cbs()
             && settings.sharing.checks_identity
             && (pool.any(|it| it.tokens.may_open() || it.asking > 0)
-                || self
-                    .routes
-                    .served_by(
-                        &settings.name,
-                        connector.container_id.as_deref().unwrap_or_default(),
-                    )
-                    .any(names_cbs))
+                || self.routes.serves_cbs(
+                    &settings.name,
+                    connector.container_id.as_deref().unwrap_or_default(),
+                ))
     }
 
     // ---- tokens that a new connection does not know --------------------------------------------------------------
@@ -410,7 +407,7 @@ const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const TOKENS_SHOWN: usize = 3;
 
 /// Whether a route is for `$cbs` by its name.
-fn names_cbs(route: &RouteSettings) -> bool {
+pub(in crate::router) fn names_cbs(route: &RouteSettings) -> bool {
     let (Matcher::Prefix(text) | Matcher::Pattern(text)) = &route.matcher;
     is_cbs(text.strip_prefix(&*route.del_external_prefix).unwrap_or(text))
 }

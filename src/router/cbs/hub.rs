@@ -43,7 +43,10 @@ impl HubCbs {
     /// Nobody waits for the answer to this request any more.
     pub(super) fn forget(&mut self, number: u64) {
         self.sending.cancel(number);
-        self.unsettled.retain(|&(_, other)| other != number);
+        // As a rule it is the oldest.
+        if let Some(place) = self.unsettled.iter().position(|&(_, other)| other == number) {
+            self.unsettled.remove(place);
+        }
     }
 }
 
@@ -105,7 +108,7 @@ impl Router {
         if let Some(connector) = self.connectors.get_mut(&id)
             && let Some(cbs) = &mut connector.cbs
         {
-            cbs.sending.push(number, payload, is_traced);
+            cbs.sending.line_up(number, payload, is_traced);
         }
         self.pump_hub(id);
     }

@@ -38,7 +38,7 @@ use crate::amqp::serial::{Channel, DeliveryId, Handle};
 use crate::amqp::value::Value;
 use crate::endpoint::limits;
 pub(super) use desk::Desk;
-pub(super) use grants::{Standing, is_cbs};
+pub(super) use grants::{Standing, is_cbs, names_cbs};
 pub(super) use hub::HubCbs;
 use request::{Answer, Claim, Operation};
 pub(super) use unsent::Unsent;

@@ -52,7 +52,8 @@ impl Claim {
     /// Whether it opens an address. A hub believes the resource of a SAS token, which is signed; what others are for is
     /// the client's own word, and devices have no such tokens (IoT Hub: Entra is for services).
     pub(super) fn covers(&self, address: &str) -> bool {
-        (self.is_signed() || !may_be_of_a_device(address)) && self.resource.covers(address)
+        // As a rule it does not, which is soon seen.
+        self.resource.covers(address) && (self.is_signed() || !may_be_of_a_device(address))
     }
 
     /// Whether it makes a token for this resource the device's own.

@@ -48,8 +48,10 @@ impl Resource {
             return false;
         };
         let mut written = path.split('/');
-        path.split('/').all(is_straight)
-            && words_of(granted).all(|word| written.next().is_some_and(|segment| word.is_named_by(segment)))
+        // Most tokens are for something else, which is seen at once; all of an address, which may be long, is read only for
+        // the one that covers it.
+        words_of(granted).all(|word| written.next().is_some_and(|segment| word.is_named_by(segment)))
+            && path.split('/').all(is_straight)
     }
 
     /// The device, and the module, that it is all of: `devices/{id}[/modules/{module}]`, spelled as in the token.

@@ -3,8 +3,8 @@
 /// Longest piece of a file's text that a finding repeats.
 const SHOWN: usize = 60;
 
-/// What stands before keys and signatures in the notations of Azure.
-const AZURE_KEYS: [&str; 2] = ["SharedAccess", "sig="];
+/// What stands before keys and signatures in the notations of Azure, in any case of letters.
+const AZURE_KEYS: [&str; 2] = ["sharedaccess", "sig="];
 
 /// A section or attribute name in its canonical spelling: pieces separated by blank, `_`, `-` or `.` are joined in
 /// camel case (`ssl-profile` is `sslProfile`). The long prefixes of the management schema are dropped.
@@ -62,9 +62,10 @@ pub(super) fn quoted(text: &str) -> String {
 
 /// `amqps://USER:PASSWORD@HOST` without what is before the `@`, and connection strings of Azure up to the key.
 fn without_passwords(text: &str) -> String {
+    let lowercase = text.to_ascii_lowercase();
     let keys = AZURE_KEYS
         .iter()
-        .filter_map(|key| Some(text.find(key)? + key.len()));
+        .filter_map(|key| Some(lowercase.find(key)? + key.len()));
     let (text, cut) = match keys.min() {
         Some(end) => (&text[..end], "…"),
         None => (text, ""),
@@ -140,6 +141,7 @@ mod tests {
             ("rule:key@h", "`…@h`"),
             ("rule@h", "`rule@h`"),
             ("HostName=h;SharedAccessKey=k", "`HostName=h;SharedAccess…`"),
+            ("é&SIG=k&sharedAccessKey=k", "`é&SIG=…`"),
         ] {
             assert_eq!(quoted(text), shown);
         }

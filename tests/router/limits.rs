@@ -115,38 +115,32 @@ fn the_highest_channel_of_a_hub_is_bounded_whatever_is_configured() {
     }
 }
 
+/// A device attaches a link, and hears the end of its session with this condition, or none if there is none.
+fn attach_is_answered(handle: u32, name: &str, end: Option<&str>) {
+    let mut world = World::new(settings());
+    let device = world.device("dev");
+    world.peer(device).attach(0, handle, name, true, UP);
+    world.run();
+    assert_eq!(heard(&mut world, device, wire::END).as_deref(), end);
+    assert!(world.is_alive(device));
+    assert_eq!(world.router.snapshot().link_pairs, usize::from(end.is_none()));
+}
+
 #[test]
 fn the_highest_handle_is_taken_and_the_next_ends_the_session() {
-    for (handle, is_taken) in [(limits::HANDLE_MAX, true), (limits::HANDLE_MAX + 1, false)] {
-        let mut world = World::new(settings());
-        let device = world.device("dev");
-        world.peer(device).attach(0, handle, "up", true, UP);
-        world.run();
-        let ended = heard(&mut world, device, wire::END);
-        assert_eq!(
-            ended.as_deref(),
-            (!is_taken).then_some("amqp:session:unattached-handle")
-        );
-        assert!(world.is_alive(device));
-        assert_eq!(world.router.snapshot().link_pairs, usize::from(is_taken));
-    }
+    attach_is_answered(limits::HANDLE_MAX, "up", None);
+    attach_is_answered(
+        limits::HANDLE_MAX + 1,
+        "up",
+        Some("amqp:session:unattached-handle"),
+    );
 }
 
 #[test]
 fn a_links_name_may_be_so_long_and_not_a_byte_longer() {
-    for (length, is_taken) in [(limits::LINK_NAME, true), (limits::LINK_NAME + 1, false)] {
-        let mut world = World::new(settings());
-        let device = world.device("dev");
-        world.peer(device).attach(0, 0, &"n".repeat(length), true, UP);
-        world.run();
-        let ended = heard(&mut world, device, wire::END);
-        assert_eq!(
-            ended.as_deref(),
-            (!is_taken).then_some("amqp:resource-limit-exceeded")
-        );
-        assert!(world.is_alive(device));
-        assert_eq!(world.router.snapshot().link_pairs, usize::from(is_taken));
-    }
+    attach_is_answered(0, &"n".repeat(limits::LINK_NAME), None);
+    let longer = "n".repeat(limits::LINK_NAME + 1);
+    attach_is_answered(0, &longer, Some("amqp:resource-limit-exceeded"));
 }
 
 #[test]
